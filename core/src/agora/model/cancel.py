@@ -1,0 +1,61 @@
+"""The answer to a cancel, the same at every front door."""
+
+from enum import StrEnum
+
+from agora.model.base import Model
+from agora.model.cause import Cause
+from agora.model.record import Failure, State
+
+
+class Outcome(StrEnum):
+    """What became of a cancel; the contract's section 4 says when."""
+
+    CANCELLED = "CANCELLED"
+    STOPPING = "STOPPING"
+    ALREADY_STOPPING = "ALREADY_STOPPING"
+    ALREADY_CANCELLED = "ALREADY_CANCELLED"
+    ALREADY_SUCCEEDED = "ALREADY_SUCCEEDED"
+    ALREADY_FAILED = "ALREADY_FAILED"
+    ALREADY_TIMED_OUT = "ALREADY_TIMED_OUT"
+    ALREADY_LOST = "ALREADY_LOST"
+    NOT_FOUND = "NOT_FOUND"
+    FORBIDDEN = "FORBIDDEN"
+
+
+class CancelResult(Model):
+    """The answer to a cancel.
+
+    Parameters:
+        id: the dispatch.
+        outcome: what became of the request.
+        state: the stored state; null where there is no such dispatch.
+        cause: the cause that stands: the first one recorded.
+        delivered: whether a backend accepted the stop.
+        degraded: what could not be done as asked and was replaced by the nearest possible thing.
+        effective_grace: seconds of grace in force, where known.
+        error: why it is not delivered yet.
+    """
+
+    id: str
+    outcome: Outcome
+    state: State | None = None
+    cause: Cause | None = None
+    delivered: bool | None = None
+    degraded: tuple[str, ...] = ()
+    effective_grace: float | None = None
+    error: Failure | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The CLI's exit code for this answer (contract 4)."""
+        match self.outcome:
+            case Outcome.CANCELLED:
+                return 0
+            case Outcome.STOPPING | Outcome.ALREADY_STOPPING | Outcome.ALREADY_CANCELLED:
+                return 7 if self.delivered is False else 0
+            case Outcome.NOT_FOUND:
+                return 4
+            case Outcome.FORBIDDEN:
+                return 5
+            case _:
+                return 3

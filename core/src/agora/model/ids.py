@@ -1,0 +1,29 @@
+"""Dispatch ids: time-sortable, lower-case DNS labels that every backend accepts as a name."""
+
+import re
+
+from ulid import ULID
+
+from agora.errors import InvalidRequest
+
+MAX_ID_LENGTH = 32
+_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+
+
+def new_dispatch_id() -> str:
+    """Make a dispatch id: a ULID in lower case, 26 characters, sorted by time of creation."""
+    return str(ULID()).lower()
+
+
+def check_dispatch_id(value: str) -> str:
+    """Return `value` if it is a valid dispatch id.
+
+    Raises:
+        InvalidRequest: it is not a lower-case DNS label of at most 32 characters.
+    """
+    if not _ID.fullmatch(value):
+        raise InvalidRequest(
+            f"{value[:80]!r} is not a dispatch id: lower-case letters, digits and inner dashes, "
+            f"at most {MAX_ID_LENGTH} characters"
+        )
+    return value

@@ -1,0 +1,175 @@
+"""The record of a dispatch: the public view, and the entry that the store keeps."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from agora.model.base import Model
+from agora.model.cause import Cause
+from agora.model.observation import Handle, Observation
+
+
+class State(StrEnum):
+    """The states of the contract's section 2."""
+
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    LOST = "lost"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this state is for ever."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.LOST})
+
+
+class Note(Model):
+    """Something worth knowing about a dispatch that changes nothing of its state.
+
+    Parameters:
+        type: `late_result`, `late_worker_event`, `supervisor_missing`, `second_copy`, ...
+        at: when it was written.
+        data: details.
+    """
+
+    type: str
+    at: AwareDatetime
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Record(Model):
+    """What anybody may know about a dispatch; `--json` prints exactly these keys.
+
+    Flags are null where nothing is known. `confirmed`: proof of death, or that it can never start.
+    `forced`: it had to be killed after the grace, known as `evidence` says. `acknowledged`: the worker itself
+    reported a clean cancel. `delivered`: a backend accepted the stop. `deadline` is `submitted_at` + `timeout`.
+    """
+
+    id: str
+    name: str | None = None
+    run: str | None = None
+    target: str
+    provider: str
+    state: State
+    reason: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    oom: bool | None = None
+    confirmed: bool | None = None
+    forced: bool | None = None
+    acknowledged: bool | None = None
+    evidence: Literal["proven", "inferred"] | None = None
+    reachable: bool | None = None
+    delivered: bool | None = None
+    degraded: tuple[str, ...] = ()
+    cause: Cause | None = None
+    grace: int
+    effective_grace: float | None = None
+    timeout: int
+    deadline: AwareDatetime | None = None
+    requested_at: AwareDatetime
+    submitted_at: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    stopping_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    native: dict[str, Any] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+
+class Lease(Model):
+    """A claim on a piece of work.
+
+    Parameters:
+        owner: who holds it (one process).
+        until: when it runs out, by the store's clock.
+    """
+
+    owner: str
+    until: AwareDatetime
+
+
+class Attempt(Model):
+    """A stop or kill that is being sent and is not answered yet."""
+
+    number: int
+    kind: Literal["stop", "kill"]
+    lease: Lease
+
+
+class Failure(Model):
+    """Why the last attempt failed, or why a target cannot be asked."""
+
+    type: str
+    message: str
+    retryable: bool = True
+
+
+class Entry(Record):
+    """The stored row: the record and what the engine needs to carry it on.
+
+    Parameters:
+        installation: the mark.
+        spec: `Spec.public()`.
+        digest: `Spec.digest()`.
+        config: the target's resolved configuration, without secrets.
+        handle: set once the provider returned it or it was found.
+        seen: any sign of the workload was seen; from then on it is never sent again.
+        submitter: who creates or sends it now.
+        first_sent_at: when the first byte may have left.
+        force: the request asks for a kill without grace.
+        requested_stop_at: when the request was recorded.
+        stop_by: when whatever is left must be killed, where a supervisor has to see to it (a shortened grace).
+        kill_accepted: the early kill of `stop_by` was accepted.
+        attempts: attempts begun so far.
+        attempt: the one that is unanswered.
+        reached: some attempt may have reached the backend.
+        accepted_at: when a stop was first accepted.
+        failure: why the last attempt or look failed.
+        held: an end seen while an attempt is unanswered.
+        away_seconds: time in which a supervisor asked and got no answer, since the last answer.
+        given_up: nobody will try to confirm the end any more.
+        sequence: number of the last event.
+        version: number of writes, for the conditional update.
+    """
+
+    installation: str
+    spec: dict[str, Any]
+    digest: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    handle: Handle | None = None
+    seen: bool = False
+    submitter: Lease | None = None
+    first_sent_at: AwareDatetime | None = None
+    force: bool = False
+    requested_stop_at: AwareDatetime | None = None
+    stop_by: AwareDatetime | None = None
+    kill_accepted: bool = False
+    attempts: int = 0
+    attempt: Attempt | None = None
+    reached: bool = False
+    accepted_at: AwareDatetime | None = None
+    failure: Failure | None = None
+    held: Observation | None = None
+    away_seconds: float = 0
+    given_up: bool = False
+    sequence: int = 0
+    version: int = 0
+
+    def public(self) -> Record:
+        """Return the part that anybody may see."""
+        return Record.model_construct(**{name: getattr(self, name) for name in Record.model_fields})
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody still has to look after it: not ended, or ended without proof."""
+        return not self.state.terminal or (self.confirmed is False and not self.given_up)

@@ -1,0 +1,130 @@
+"""What to run: the spec, validated before anything starts."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, SecretStr, StrictInt, StrictStr, field_validator, model_validator
+
+from agora.model.base import Model
+
+MAX_TIMEOUT = 86_400
+DEFAULT_TIMEOUT = 7_200
+MIN_GRACE = 2
+DEFAULT_GRACE = 30
+#: Linux refuses a single argument or `NAME=value` above MAX_ARG_STRLEN (131,072 bytes with its NUL), execve(2).
+MAX_STRING_BYTES = 131_071
+
+
+def _plain_text(value: str) -> str:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError("is not valid UTF-8 text") from None
+    if "\0" in value:
+        raise ValueError("contains a NUL character")
+    if size > MAX_STRING_BYTES:
+        raise ValueError(f"is {size} bytes long; the limit is {MAX_STRING_BYTES}")
+    return value
+
+
+def _label(value: str) -> str:
+    _plain_text(value)
+    if any(ord(c) < 32 for c in value):
+        raise ValueError("contains a control character")
+    return value
+
+
+Text = Annotated[StrictStr, AfterValidator(_plain_text)]
+Label = Annotated[StrictStr, Field(max_length=256), AfterValidator(_label)]
+Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+
+
+def check_environment(environment: dict[str, str]) -> None:
+    """Check names and sizes of environment variables.
+
+    Raises:
+        ValueError: an empty name, a name with `=` or NUL, or `NAME=value` above 131,071 bytes.
+    """
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name:
+            raise ValueError(f"{name[:80]!r} is not a variable name")
+        size = len(name.encode()) + 1 + len(value.encode())
+        if size > MAX_STRING_BYTES:
+            raise ValueError(f"variable {name[:80]!r} is {size} bytes long; the limit is {MAX_STRING_BYTES}")
+
+
+class Resources(Model):
+    """What the workload may use.
+
+    Parameters:
+        cpu: cores, may be fractional.
+        memory: bytes.
+    """
+
+    cpu: float | None = Field(default=None, gt=0)
+    memory: StrictInt | None = Field(default=None, gt=0)
+
+
+class Spec(Model):
+    """One workload, as asked for.
+
+    Parameters:
+        command: argument list that replaces the image's ENTRYPOINT and CMD; never a string for a shell.
+        image: container image; refused by a target that has none.
+        env: variables added to the workload's environment.
+        cwd: working directory.
+        grace: seconds between SIGTERM and SIGKILL, whole, at least 2 (the kubelet's floor).
+        timeout: seconds from `dispatch.submitted` to the deadline, at most 86,400.
+        labels: free key-value pairs to find dispatches by.
+        run: group that this dispatch belongs to.
+        name: name of the dispatch, unique in its run.
+        secrets: variables whose values are never stored, logged or shown.
+        resources: limits.
+        options: the provider's own options, validated by its model.
+    """
+
+    command: tuple[Text, ...] | None = None
+    image: Text | None = None
+    env: dict[Text, Text] = Field(default_factory=dict)
+    cwd: Text | None = None
+    grace: StrictInt = Field(default=DEFAULT_GRACE, ge=MIN_GRACE, le=MAX_TIMEOUT)
+    timeout: StrictInt = Field(default=DEFAULT_TIMEOUT, ge=1, le=MAX_TIMEOUT)
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    run: Name | None = None
+    name: Name | None = None
+    secrets: dict[Text, SecretStr] = Field(default_factory=dict, repr=False)
+    resources: Resources = Resources()
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("command")
+    @classmethod
+    def _command_has_a_program(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or not value[0]):
+            raise ValueError("is empty: name a program")
+        return value
+
+    @model_validator(mode="after")
+    def _environment_fits(self) -> "Spec":
+        check_environment(self.env)
+        secrets = {name: value.get_secret_value() for name, value in self.secrets.items()}
+        for name, value in secrets.items():
+            try:
+                _plain_text(value)
+            except ValueError as error:
+                raise ValueError(f"secret {name!r} {error}") from None
+        check_environment(secrets)
+        if both := self.env.keys() & secrets.keys():
+            raise ValueError(f"{sorted(both)} are in env and in secrets")
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """Return the spec as JSON values, with the names of the secrets and none of their values."""
+        data = self.model_dump(mode="json", exclude={"secrets"})
+        data["secrets"] = sorted(self.secrets)
+        return data
+
+    def digest(self) -> str:
+        """Return a hash of all but the secrets' values, short enough for a label of every backend."""
+        text = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:40]
