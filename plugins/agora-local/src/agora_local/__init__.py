@@ -1,0 +1,1 @@
+"""Agora provider for processes on this machine."""
