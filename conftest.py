@@ -1,0 +1,34 @@
+"""What holds for every test of every package."""
+
+import os
+from pathlib import Path
+
+import backends  # from scripts/, by the pythonpath setting
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep each test away from the user's state and settings, and from those of other tests."""
+    for name in [name for name in os.environ if name.startswith("AGORA_") and name != "AGORA_TEST_REQUIRE"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AGORA_HOME", str(tmp_path / "agora-home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg-config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of the tests that need a backend."""
+    config.addinivalue_line("markers", "backend(name): needs that backend; see scripts/backends.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose backend is missing though required; report it as not tested otherwise."""
+    for marker in item.iter_markers("backend"):
+        (name,) = marker.args
+        reason = backends.missing_reason(name)
+        if reason is None:
+            continue
+        if name in backends.required():
+            pytest.fail(f"the required backend {name} is missing: {reason}", pytrace=False)
+        pytest.skip(f"not tested: backend {name}: {reason}")
