@@ -57,10 +57,8 @@ def install(directory: Path, wheels: Path, *names: str) -> Environment:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment.venv], timeout=60, check=True)
     # This machine's pip settings must not lead to other wheels.
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    command: list[str | Path] = [
-        *(sys.executable, "-m", "pip", "--python", environment.venv, "--disable-pip-version-check"),
-        *("--quiet", "install", "--no-index", "--find-links", wheels, *names),
-    ]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "--python", environment.venv]
+    command: list[str | Path] = [*pip, "install", "--no-index", "--find-links", wheels, *names]
     subprocess.run(command, env=settings, stdin=subprocess.DEVNULL, timeout=120, check=True)
     return environment
 
