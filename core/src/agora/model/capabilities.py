@@ -74,6 +74,9 @@ class Limits(Model):
         poll_interval: pause between two observations where the provider cannot push.
         concurrency: calls to the backend at the same time.
         absence_proves_death: a workload that was seen and is absent is certainly dead.
+        absence_proves_never_started: one that was never seen and is absent after the settle time was never started.
+        spec_is_whole: the spec alone says all that is needed to send it again (false where the caller's
+            environment is part of it); with secrets it never does.
         exit_code_may_be_lost: the backend may lose the exit code of a stopped workload.
         refused_fields: spec fields that the provider cannot honour and refuses (`image`, `cwd`, ...).
     """
@@ -89,5 +92,7 @@ class Limits(Model):
     poll_interval: float = 1
     concurrency: int = Field(default=16, ge=1)
     absence_proves_death: bool = False
+    absence_proves_never_started: bool = False
+    spec_is_whole: bool = True
     exit_code_may_be_lost: bool = False
     refused_fields: tuple[str, ...] = ()

@@ -8,20 +8,6 @@ from pydantic import AwareDatetime, Field
 from agora.model.base import Model
 
 
-class Handle(Model):
-    """A provider's serialisable reference to one workload.
-
-    Parameters:
-        id: the dispatch id.
-        backend: proof of which backend holds it (Docker system id, namespace uid, machine id, ...).
-        data: the provider's own JSON values; opaque to the core.
-    """
-
-    id: str
-    backend: str
-    data: dict[str, Any] = Field(default_factory=dict)
-
-
 class Phase(StrEnum):
     """Where a workload is, in the backend's own proof.
 
@@ -79,6 +65,22 @@ class Observation(Model):
     ended_by: EndedBy | None = None
     effective_grace: float | None = Field(default=None, ge=0)
     native: dict[str, Any] = Field(default_factory=dict)
+
+
+class Handle(Model):
+    """A provider's serialisable reference to one workload.
+
+    Parameters:
+        id: the dispatch id.
+        backend: proof of which backend holds it (Docker system id, namespace uid, machine id, ...).
+        data: the provider's own JSON values; opaque to the core.
+        first: what the backend said when it started the workload, if it says so at once; never stored.
+    """
+
+    id: str
+    backend: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    first: Observation | None = Field(default=None, exclude=True, repr=False)
 
 
 class ReceiptKind(StrEnum):

@@ -1,5 +1,6 @@
 """The record of a dispatch: the public view, and the entry that the store keeps."""
 
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -126,12 +127,14 @@ class Entry(Record):
         seen: any sign of the workload was seen; from then on it is never sent again.
         submitter: who creates or sends it now.
         first_sent_at: when the first byte may have left.
+        stop_grace: seconds of grace that the request asks for.
         force: the request asks for a kill without grace.
         requested_stop_at: when the request was recorded.
         stop_by: when whatever is left must be killed, where a supervisor has to see to it (a shortened grace).
         kill_accepted: the early kill of `stop_by` was accepted.
         attempts: attempts begun so far.
         attempt: the one that is unanswered.
+        retry_at: when the next attempt is due, after one that failed.
         reached: some attempt may have reached the backend.
         accepted_at: when a stop was first accepted.
         failure: why the last attempt or look failed.
@@ -150,12 +153,14 @@ class Entry(Record):
     seen: bool = False
     submitter: Lease | None = None
     first_sent_at: AwareDatetime | None = None
+    stop_grace: int | None = None
     force: bool = False
     requested_stop_at: AwareDatetime | None = None
     stop_by: AwareDatetime | None = None
     kill_accepted: bool = False
     attempts: int = 0
     attempt: Attempt | None = None
+    retry_at: AwareDatetime | None = None
     reached: bool = False
     accepted_at: AwareDatetime | None = None
     failure: Failure | None = None
@@ -164,6 +169,15 @@ class Entry(Record):
     given_up: bool = False
     sequence: int = 0
     version: int = 0
+
+    @property
+    def kill_at(self) -> datetime | None:
+        """When whatever is left gets SIGKILL, once a stop was accepted."""
+        if self.accepted_at is None:
+            return None
+        grace = self.effective_grace if self.effective_grace is not None else self.stop_grace or self.grace
+        native = self.accepted_at + timedelta(seconds=grace)
+        return min(native, self.stop_by) if self.stop_by else native
 
     def public(self) -> Record:
         """Return the part that anybody may see."""

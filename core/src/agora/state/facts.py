@@ -1,0 +1,194 @@
+"""Everything that can happen to a dispatch, as data."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agora.model.cause import Cause
+from agora.model.events import EventType
+from agora.model.observation import Handle, Observation, StopReceipt
+from agora.model.record import Failure, Lease
+
+
+@dataclass(frozen=True)
+class SubmitBegan:
+    """A submitter claims a pending dispatch; written before the first byte leaves."""
+
+    claim: Lease
+
+
+@dataclass(frozen=True)
+class ResubmitBegan:
+    """A process that holds the whole request sends a never seen dispatch again, with the same key."""
+
+    claim: Lease
+
+
+@dataclass(frozen=True)
+class ClaimKept:
+    """The submitter is still at it."""
+
+    claim: Lease
+
+
+@dataclass(frozen=True)
+class Started:
+    """The provider returned, or found, the workload's handle; `handle.first` may say more."""
+
+    handle: Handle
+    owner: str | None = None
+
+
+@dataclass(frozen=True)
+class SubmitRefusal:
+    """The backend refused definitely: nothing runs and nothing will."""
+
+    owner: str
+    reason: str
+    message: str
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class SubmitAborted:
+    """The provider saw the stop request, removed what it had made, and starts nothing."""
+
+    owner: str
+
+
+@dataclass(frozen=True)
+class SubmitUnknown:
+    """The submit got no answer: it may or may not run."""
+
+    owner: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The backend said something about the workload (any phase but absent)."""
+
+    observation: Observation
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The right backend, after the settle time, does not know a workload that was seen before."""
+
+    proves_death: bool
+
+
+@dataclass(frozen=True)
+class NeverSeen:
+    """No mark of it is on the backend, no claim is alive, the settle time is over."""
+
+    proves_never_started: bool
+
+
+@dataclass(frozen=True)
+class CreatorGone:
+    """The lease of the creator of a pending dispatch has run out."""
+
+
+@dataclass(frozen=True)
+class CancelAsked:
+    """Somebody, or a policy, asks for a stop.
+
+    Parameters:
+        shorten: the target can bring the kill forward.
+        force_kill: the target can kill without grace.
+    """
+
+    cause: Cause
+    grace: int | None = None
+    force: bool = False
+    shorten: bool = True
+    force_kill: bool = True
+
+
+@dataclass(frozen=True)
+class AttemptBegan:
+    """A sender claims the next stop (or the kill at a shortened deadline); written before it is sent."""
+
+    kind: Literal["stop", "kill"]
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class AttemptAnswered:
+    """A sender tells what its attempt brought: a receipt, or a failure.
+
+    Parameters:
+        sent: false only where it is certain that no byte reached the backend.
+        shorten: the target can bring the kill forward.
+        proves_death: absence on this backend proves death (with `NOT_FOUND`).
+    """
+
+    number: int
+    receipt: StopReceipt | None = None
+    failure: Failure | None = None
+    sent: bool = True
+    shorten: bool = False
+    proves_death: bool = False
+
+
+@dataclass(frozen=True)
+class LookFailed:
+    """A supervisor asked and got no answer, `seconds` after it had asked before."""
+
+    failure: Failure
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class CancelTimedOut:
+    """The cancel timeout has passed since the first accepted stop."""
+
+
+@dataclass(frozen=True)
+class LostAfter:
+    """The target did not answer for its `lost_after`; a stop was sent or could not be."""
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """Nobody will try to confirm this end any more."""
+
+
+@dataclass(frozen=True)
+class WorkerSaid:
+    """The worker sent an event of its own."""
+
+    type: EventType
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something worth a note."""
+
+    type: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Fact = (
+    SubmitBegan
+    | ResubmitBegan
+    | ClaimKept
+    | Started
+    | SubmitRefusal
+    | SubmitAborted
+    | SubmitUnknown
+    | Seen
+    | Absent
+    | NeverSeen
+    | CreatorGone
+    | CancelAsked
+    | AttemptBegan
+    | AttemptAnswered
+    | LookFailed
+    | CancelTimedOut
+    | LostAfter
+    | Abandoned
+    | WorkerSaid
+    | Noted
+)

@@ -1,0 +1,102 @@
+"""The rules of the contract's section 2, a handler per fact. No I/O, no clock, no await."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from agora.model.events import EventType
+from agora.model.record import Entry, State
+from agora.state import facts, looking, stopping, submit
+from agora.state.draft import ALLOWED, Change, Draft, EventDraft
+from agora.state.ends import end, stopped_state
+
+__all__ = ["ALLOWED", "Change", "EventDraft", "apply"]
+
+
+def apply(entry: Entry, fact: facts.Fact, now: datetime) -> Change:
+    """Apply one fact.
+
+    Parameters:
+        entry: the stored entry.
+        fact: what happened.
+        now: the store's clock.
+    Returns:
+        the change; a fact that comes too late changes nothing, or leaves a note.
+    """
+    draft = Draft(entry, now)
+    answer = _HANDLERS[type(fact)](draft, fact)
+    return draft.done(answer)
+
+
+def _cancel_timed_out(draft: Draft, fact: facts.CancelTimedOut) -> bool:
+    entry = draft.entry
+    if entry.state is not State.STOPPING or entry.accepted_at is None:
+        return False
+    end(draft, stopped_state(entry), confirmed=False, reason="cancel_timeout")
+    return True
+
+
+def _lost_after(draft: Draft, fact: facts.LostAfter) -> bool:
+    entry = draft.entry
+    if entry.state not in (State.SUBMITTED, State.RUNNING, State.STOPPING):
+        return False
+    state = stopped_state(entry) if entry.state is State.STOPPING else State.LOST
+    end(draft, state, confirmed=False, reason=entry.reason or "unreachable")
+    return True
+
+
+def _abandoned(draft: Draft, fact: facts.Abandoned) -> bool:
+    if draft.entry.state.terminal and draft.entry.confirmed is False:
+        draft.set(given_up=True)
+        draft.note("abandoned")
+        return True
+    return False
+
+
+def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
+    entry = draft.entry
+    if entry.state.terminal:
+        if fact.type is EventType.CANCELLED and entry.acknowledged is None:
+            draft.set(acknowledged=True)
+        draft.note("late_worker_event", event=fact.type.value, **fact.data)
+        return False
+    if fact.type is EventType.CANCELLED:
+        if entry.acknowledged:
+            return False
+        draft.set(acknowledged=True)
+    draft.emit(fact.type, **fact.data)
+    return True
+
+
+def _noted(draft: Draft, fact: facts.Noted) -> bool:
+    if fact.type == "late_result":
+        looking.late_result(draft, **fact.data)
+    else:
+        draft.note(fact.type, **fact.data)
+    return True
+
+
+_HANDLERS: dict[type, Callable[[Draft, Any], Any]] = {
+    facts.SubmitBegan: submit.submit_began,
+    facts.ResubmitBegan: submit.resubmit_began,
+    facts.ClaimKept: submit.claim_kept,
+    facts.Started: submit.started,
+    facts.SubmitRefusal: submit.submit_refusal,
+    facts.SubmitAborted: submit.submit_aborted,
+    facts.SubmitUnknown: submit.submit_unknown,
+    facts.Seen: looking.seen,
+    facts.Absent: looking.absent,
+    facts.NeverSeen: submit.never_seen,
+    facts.CreatorGone: submit.creator_gone,
+    facts.CancelAsked: stopping.cancel_asked,
+    facts.AttemptBegan: stopping.attempt_began,
+    facts.AttemptAnswered: stopping.attempt_answered,
+    facts.LookFailed: looking.look_failed,
+    facts.CancelTimedOut: _cancel_timed_out,
+    facts.LostAfter: _lost_after,
+    facts.Abandoned: _abandoned,
+    facts.WorkerSaid: _worker_said,
+    facts.Noted: _noted,
+}

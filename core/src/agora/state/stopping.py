@@ -1,0 +1,181 @@
+"""Handlers of the way out: requests, attempts, receipts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from agora.model.cancel import Outcome
+from agora.model.events import EventType
+from agora.model.observation import Observation, Phase, ReceiptKind, StopReceipt
+from agora.model.record import Attempt, State
+from agora.state import facts
+from agora.state.draft import Draft, back, expired
+from agora.state.ends import absent, confirm, decide, end
+
+_ALREADY = {
+    State.SUCCEEDED: Outcome.ALREADY_SUCCEEDED,
+    State.FAILED: Outcome.ALREADY_FAILED,
+    State.CANCELLED: Outcome.ALREADY_CANCELLED,
+    State.TIMED_OUT: Outcome.ALREADY_TIMED_OUT,
+    State.LOST: Outcome.ALREADY_LOST,
+}
+
+
+def backoff(attempts: int) -> float:
+    """Seconds until the next attempt: 0.5, 1, 2, ... at most 30."""
+    return float(min(30.0, 0.5 * 2 ** min(attempts - 1, 10)))
+
+
+def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
+    entry = draft.entry
+    if entry.state.terminal:
+        return _ALREADY[entry.state]
+    if entry.state is State.STOPPING:
+        _asked_again(draft, fact)
+        return Outcome.ALREADY_STOPPING
+    grace = entry.grace if fact.grace is None else fact.grace
+    draft.set(cause=fact.cause, stop_grace=grace, force=fact.force, requested_stop_at=draft.now)
+    cause = fact.cause.model_dump(mode="json")
+    draft.emit(EventType.CANCEL_REQUESTED, cause=cause, grace=grace, force=fact.force)
+    if entry.state is State.PENDING:
+        end(draft, State.CANCELLED, confirmed=True, reason="never_submitted")
+        return Outcome.CANCELLED
+    draft.move(State.STOPPING, stopping_at=draft.now, delivered=False)
+    return Outcome.STOPPING
+
+
+def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:
+    """A later cancel keeps the first cause; it may only bring the kill forward."""
+    entry = draft.entry
+    kill_at = entry.kill_at
+    if kill_at is None:
+        grace = min(entry.stop_grace or entry.grace, entry.grace if fact.grace is None else fact.grace)
+        draft.set(stop_grace=grace, force=entry.force or fact.force)
+        return
+    wanted = draft.now if fact.force else None
+    if wanted is None and fact.grace is not None:
+        wanted = draft.now + timedelta(seconds=fact.grace)
+    if wanted is None or wanted >= kill_at:
+        return
+    if not (fact.force_kill if fact.force else fact.shorten):
+        _degrade(draft, "force" if fact.force else "grace")
+        return
+    draft.set(stop_by=wanted)
+    emit_stopping(draft, deadline=wanted.isoformat())
+
+
+def _degrade(draft: Draft, *names: str) -> None:
+    draft.set(degraded=tuple(dict.fromkeys((*draft.entry.degraded, *names))))
+
+
+def attempt_began(draft: Draft, fact: facts.AttemptBegan) -> int | None:
+    entry = draft.entry
+    if not entry.live or entry.state in (State.PENDING, State.SUBMITTED, State.RUNNING):
+        return None
+    if entry.attempt is not None:
+        if not expired(entry.attempt.lease, draft.now):
+            return None
+        draft.set(reached=True)
+    if fact.kind == "stop" and entry.accepted_at is not None and not entry.state.terminal:
+        return None
+    if fact.kind == "kill" and entry.kill_accepted and not entry.state.terminal:
+        return None
+    number = entry.attempts + 1
+    draft.set(attempts=number, attempt=Attempt(number=number, kind=fact.kind, lease=fact.lease))
+    return number
+
+
+def attempt_answered(draft: Draft, fact: facts.AttemptAnswered) -> bool:
+    entry = draft.entry
+    attempt = entry.attempt if entry.attempt is not None and entry.attempt.number == fact.number else None
+    first = not entry.reached
+    held = entry.held
+    if attempt is not None:
+        draft.set(attempt=None, held=None)
+    if entry.state.terminal:
+        _answered_after_end(draft, fact)
+        return False
+    receipt = fact.receipt
+    if receipt is None:
+        _attempt_failed(draft, fact)
+    elif receipt.kind is ReceiptKind.ALREADY_EXITED and receipt.observation is not None:
+        decide(draft, receipt.observation, proven_earlier=first)
+        return True
+    elif receipt.kind in (ReceiptKind.NOT_FOUND, ReceiptKind.ALREADY_EXITED):
+        if held is not None:
+            decide(draft, held, proven_earlier=first)
+        else:
+            absent(draft, proves_death=fact.proves_death)
+        return True
+    else:
+        kind = attempt.kind if attempt is not None else "stop"
+        _accepted(draft, kind, receipt, fact.shorten)
+    if held is not None:
+        decide(draft, held)
+    return True
+
+
+def _attempt_failed(draft: Draft, fact: facts.AttemptAnswered) -> None:
+    entry = draft.entry
+    failure = fact.failure
+    draft.set(
+        reached=entry.reached or fact.sent,
+        failure=failure,
+        delivered=entry.accepted_at is not None,
+        retry_at=draft.now + timedelta(seconds=backoff(entry.attempts)),
+    )
+    if failure is not None:
+        draft.set(reason=failure.type)
+        if failure.type == "unreachable":
+            draft.set(reachable=False)
+
+
+def _accepted(draft: Draft, kind: str, receipt: StopReceipt, shorten: bool) -> None:
+    entry = draft.entry
+    draft.set(reached=True, delivered=True, failure=None)
+    back(draft)
+    if receipt.degraded:
+        _degrade(draft, *receipt.degraded)
+    if kind == "kill":
+        draft.set(kill_accepted=True)
+    if entry.accepted_at is None:
+        effective = 0.0 if kind == "kill" and receipt.effective_grace is None else receipt.effective_grace
+        draft.set(accepted_at=draft.now, effective_grace=effective)
+        emit_stopping(draft)
+        _shorten_to_asked(draft, shorten)
+
+
+def _shorten_to_asked(draft: Draft, shorten: bool) -> None:
+    """The backend took a longer grace than was asked for: bring the kill forward, or say that it cannot be."""
+    entry = draft.entry
+    if entry.effective_grace is None or entry.stop_grace is None or entry.effective_grace <= entry.stop_grace + 1:
+        return
+    if not shorten:
+        _degrade(draft, "grace")
+        return
+    wanted = draft.now + timedelta(seconds=entry.stop_grace)
+    draft.set(stop_by=wanted)
+    emit_stopping(draft, deadline=wanted.isoformat())
+
+
+def _answered_after_end(draft: Draft, fact: facts.AttemptAnswered) -> None:
+    receipt = fact.receipt
+    if receipt is None or draft.entry.confirmed is not False:
+        return
+    if receipt.kind is ReceiptKind.ALREADY_EXITED and receipt.observation is not None:
+        confirm(draft, receipt.observation)
+    elif receipt.kind is ReceiptKind.NOT_FOUND and fact.proves_death:
+        confirm(draft, Observation(phase=Phase.ENDED, reason="absent"))
+
+
+def emit_stopping(draft: Draft, **data: Any) -> None:
+    entry = draft.entry
+    kill_at = entry.kill_at
+    values: dict[str, Any] = {
+        "grace": entry.stop_grace,
+        "effective_grace": entry.effective_grace,
+        "deadline": None if kill_at is None else kill_at.isoformat(),
+        "degraded": list(entry.degraded),
+    }
+    draft.emit(EventType.STOPPING, **{**values, **data})

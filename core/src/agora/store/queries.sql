@@ -1,0 +1,53 @@
+-- name: insert_dispatch!
+INSERT INTO dispatches (id, state, live, target, run, name, requested_at, ended_at, version, body)
+VALUES (:id, :state, :live, :target, :run, :name, :requested_at, :ended_at, :version, :body);
+
+-- name: update_dispatch!
+UPDATE dispatches
+SET state = :state, live = :live, ended_at = :ended_at, version = :version, body = :body
+WHERE id = :id AND version = :previous;
+
+-- name: read_dispatch$
+SELECT body FROM dispatches WHERE id = :id;
+
+-- name: live_versions
+SELECT id, version FROM dispatches WHERE live = 1;
+
+-- name: candidate_ids
+SELECT id FROM dispatches WHERE id LIKE :prefix OR id LIKE :suffix ORDER BY id LIMIT 2;
+
+-- name: id_of_name$
+SELECT id FROM dispatches WHERE run = :run AND name = :name;
+
+-- name: list_dispatches
+SELECT body FROM dispatches
+WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
+  AND (CAST(:states AS TEXT) IS NULL OR :states LIKE '%,' || state || ',%')
+  AND (CAST(:run AS TEXT) IS NULL OR run = :run)
+  AND (CAST(:name AS TEXT) IS NULL OR name = :name)
+  AND (CAST(:target AS TEXT) IS NULL OR target = :target)
+  AND (CAST(:before AS DOUBLE PRECISION) IS NULL OR requested_at < :before)
+  AND (CAST(:label AS TEXT) IS NULL OR id IN (SELECT dispatch_id FROM labels WHERE label = :label AND content = :content))
+ORDER BY requested_at DESC, id DESC
+LIMIT :most;
+
+-- name: ended_before
+SELECT body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;
+
+-- name: insert_label!
+INSERT INTO labels (dispatch_id, label, content) VALUES (:dispatch_id, :label, :content);
+
+-- name: insert_event!
+INSERT INTO events (dispatch_id, sequence, type, body) VALUES (:dispatch_id, :sequence, :type, :body);
+
+-- name: read_events
+SELECT body FROM events WHERE dispatch_id = :dispatch_id AND sequence > :after ORDER BY sequence;
+
+-- name: delete_dispatch!
+DELETE FROM dispatches WHERE id = :id;
+
+-- name: delete_labels!
+DELETE FROM labels WHERE dispatch_id = :id;
+
+-- name: delete_events!
+DELETE FROM events WHERE dispatch_id = :id;

@@ -1,0 +1,137 @@
+"""Entries and events as rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import aiosql
+
+from agora.model.events import Event
+from agora.model.record import Entry, State
+from agora.state import Change
+
+
+@cache
+def queries() -> Any:
+    """Load the SQL, once a process."""
+    text = (resources.files("agora.store") / "queries.sql").read_text()
+    return aiosql.from_str(text, "sqlite3")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which dispatches to list.
+
+    Parameters:
+        labels: all of them must match.
+        before: only those requested earlier.
+        most: at most so many, newest first.
+    """
+
+    states: Collection[State] | None = None
+    live: bool | None = None
+    run: str | None = None
+    name: str | None = None
+    target: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    before: datetime | None = None
+    most: int | None = None
+
+
+def _columns(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "state": entry.state.value,
+        "live": int(entry.live),
+        "target": entry.target,
+        "run": entry.run,
+        "name": entry.name,
+        "requested_at": entry.requested_at.timestamp(),
+        "ended_at": None if entry.ended_at is None else entry.ended_at.timestamp(),
+        "version": entry.version,
+        "body": entry.model_dump_json(exclude_defaults=True),
+    }
+
+
+def insert(connection: sqlite3.Connection, entry: Entry) -> None:
+    """Write a new entry and its labels."""
+    queries().insert_dispatch(connection, **_columns(entry))
+    for label, content in entry.labels.items():
+        queries().insert_label(connection, dispatch_id=entry.id, label=label, content=content)
+
+
+def update(connection: sqlite3.Connection, entry: Entry, previous: int) -> bool:
+    """Write an entry if its version is still `previous`; returns whether it was."""
+    columns = _columns(entry)
+    for name in ("target", "run", "name", "requested_at"):
+        del columns[name]
+    return bool(queries().update_dispatch(connection, previous=previous, **columns) == 1)
+
+
+def read(connection: sqlite3.Connection, id: str) -> Entry | None:
+    """Read one entry."""
+    body = queries().read_dispatch(connection, id=id)
+    return None if body is None else Entry.model_validate_json(body)
+
+
+def listed(connection: sqlite3.Connection, wanted: Filter) -> list[Entry]:
+    """Read entries, newest first."""
+    labels = list(wanted.labels.items())
+    first = labels[0] if labels else (None, None)
+    rows = queries().list_dispatches(
+        connection,
+        live=None if wanted.live is None else int(wanted.live),
+        states=None if wanted.states is None else "," + ",".join(s.value for s in wanted.states) + ",",
+        run=wanted.run,
+        name=wanted.name,
+        target=wanted.target,
+        before=None if wanted.before is None else wanted.before.timestamp(),
+        label=first[0],
+        content=first[1],
+        most=wanted.most if wanted.most is not None and len(labels) < 2 else 2**31 - 1,
+    )
+    entries = (Entry.model_validate_json(row[0]) for row in rows)
+    matching = [entry for entry in entries if all(entry.labels.get(k) == v for k, v in labels[1:])]
+    return matching[: wanted.most]
+
+
+def write_events(connection: sqlite3.Connection, installation: str, change: Change) -> list[Event]:
+    """Write the events of a change, in the transaction of the state that they report."""
+    events = []
+    for draft in change.events:
+        event = Event(
+            id=f"{change.entry.id}/{draft.sequence}",
+            source=f"/agora/{installation}",
+            type=draft.type,
+            subject=change.entry.id,
+            time=draft.time,
+            sequence=draft.sequence,
+            data=draft.data,
+        )
+        queries().insert_event(
+            connection,
+            dispatch_id=event.subject,
+            sequence=event.sequence,
+            type=event.type.value,
+            body=event.model_dump_json(),
+        )
+        events.append(event)
+    return events
+
+
+def read_events(connection: sqlite3.Connection, id: str, after: int) -> list[Event]:
+    """Read the events of one dispatch from sequence `after` + 1 on."""
+    rows = queries().read_events(connection, dispatch_id=id, after=after)
+    return [Event.model_validate_json(row[0]) for row in rows]
+
+
+def delete(connection: sqlite3.Connection, id: str) -> None:
+    """Remove a dispatch, its labels and its events."""
+    for name in ("delete_events", "delete_labels", "delete_dispatch"):
+        getattr(queries(), name)(connection, id=id)

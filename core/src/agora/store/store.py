@@ -1,0 +1,258 @@
+"""The journal: records and events in SQLite, shared by any number of processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agora.errors import AmbiguousId, DispatchConflict, DispatchNotFound, StoreError
+from agora.model.events import Event, EventType
+from agora.model.record import Entry
+from agora.state import Change, Fact, apply
+from agora.state.draft import Draft
+from agora.store import home as state_directory
+from agora.store import rows
+from agora.store.pulse import Pulse
+from agora.store.rows import Filter
+from agora.store.schema import migrate
+from agora.store.worker import StoreWorker
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a fact did to the stored row.
+
+    Parameters:
+        entry: as stored now.
+        events: as written.
+        answer: what the state machine tells the one who brought the fact.
+    """
+
+    entry: Entry
+    events: tuple[Event, ...]
+    answer: Any
+
+    @property
+    def changed(self) -> bool:
+        """Whether the fact ended or changed what others may see."""
+        return bool(self.events)
+
+
+class Store:
+    """One state directory.
+
+    Parameters:
+        home: the directory; made where it is missing.
+    Raises:
+        StoreError: it cannot be made, read or written.
+        StoreTooNew: a newer version of Agora wrote it.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "agora.db"
+        state_directory.prepare(home)
+        self.installation = state_directory.installation(home)
+        self.pulse = Pulse(self._data_version)
+        try:
+            connection = self._connect()
+            migrate(connection)
+            connection.close()
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        state_directory.keep_reserve(home)
+        self._writer = StoreWorker(
+            self._connect,
+            writes=True,
+            on_commit=self.pulse.beat,
+            on_full=lambda: state_directory.release_reserve(home),
+        )
+        self._reader = StoreWorker(self._connect, writes=False)
+
+    def close(self) -> None:
+        """Finish what is queued and let go of the files."""
+        self._writer.close()
+        self._reader.close()
+
+    @staticmethod
+    def now() -> datetime:
+        """Return the store's clock; deadlines and claims use no other."""
+        return datetime.now(UTC)
+
+    async def create(self, entry: Entry) -> tuple[Entry, tuple[Event, ...], bool]:
+        """Write a new dispatch, or find the one that has its id.
+
+        Returns:
+            the stored entry, the events written, and whether it is new.
+        Raises:
+            DispatchConflict: the id, or the name in its run, is taken by another spec.
+        """
+
+        def job(connection: sqlite3.Connection) -> tuple[Entry, tuple[Event, ...], bool]:
+            stored = rows.read(connection, entry.id)
+            if stored is not None:
+                if stored.digest != entry.digest or stored.target != entry.target:
+                    raise DispatchConflict(f"dispatch {entry.id} exists with another spec or target; use a new id")
+                return stored, (), False
+            if entry.run and entry.name and (taken := self._id_of_name(connection, entry.run, entry.name)):
+                raise DispatchConflict(f"run {entry.run!r} already has a dispatch named {entry.name!r}: {taken}")
+            change = _created(entry)
+            rows.insert(connection, change.entry)
+            return change.entry, tuple(rows.write_events(connection, self.installation, change)), True
+
+        return await self._write(job, durable=True)
+
+    async def apply(self, id: str, *facts: Fact, durable: bool = False) -> Applied:
+        """Apply facts to one dispatch, all in one transaction; the answer is the last fact's.
+
+        Parameters:
+            id: the dispatch.
+            facts: applied in order.
+            durable: commit with synchronous FULL (requests, ends).
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+        return await self._write(lambda connection: self._applied(connection, id, facts), durable=durable)
+
+    def _applied(self, connection: sqlite3.Connection, id: str, facts: Sequence[Fact]) -> Applied:
+        entry = rows.read(connection, id)
+        if entry is None:
+            raise DispatchNotFound(f"there is no dispatch {id}")
+        now = self.now()
+        before = entry
+        events: list[Event] = []
+        answer: Any = None
+        for fact in facts:
+            change = apply(entry, fact, now)
+            entry, answer = change.entry, change.answer
+            events += rows.write_events(connection, self.installation, change)
+        if entry is not before:
+            entry = entry.model_copy(update={"version": before.version + 1})
+            if not rows.update(connection, entry, before.version):
+                raise StoreError(f"dispatch {id} was changed at the same time; try again")
+        return Applied(entry, tuple(events), answer)
+
+    async def read(self, id: str) -> Entry:
+        """Read one entry.
+
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+        entry = await self._read(lambda connection: rows.read(connection, id))
+        if entry is None:
+            raise DispatchNotFound(f"there is no dispatch {id}")
+        return entry
+
+    async def read_many(self, ids: Iterable[str]) -> list[Entry]:
+        """Read those of the entries that exist."""
+        wanted = list(ids)
+
+        def job(connection: sqlite3.Connection) -> list[Entry]:
+            return [entry for id in wanted if (entry := rows.read(connection, id)) is not None]
+
+        return await self._read(job)
+
+    async def live_versions(self) -> dict[str, int]:
+        """Return the version of every dispatch that somebody has to look after."""
+        return await self._read(lambda connection: dict(rows.queries().live_versions(connection)))
+
+    async def list(self, wanted: Filter) -> list[Entry]:
+        """Read entries, newest first."""
+        return await self._read(lambda connection: rows.listed(connection, wanted))
+
+    async def events(self, id: str, after: int = 0) -> list[Event]:
+        """Read events of one dispatch from sequence `after` + 1 on."""
+        return await self._read(lambda connection: rows.read_events(connection, id, after))
+
+    async def resolve(self, text: str) -> str:
+        """Find the one dispatch whose id is, begins or ends with `text`.
+
+        Raises:
+            DispatchNotFound: none does.
+            AmbiguousId: several do.
+        """
+
+        def job(connection: sqlite3.Connection) -> list[str]:
+            if rows.read(connection, text) is not None:
+                return [text]
+            plain = text.replace("%", "").replace("_", "")
+            found = rows.queries().candidate_ids(connection, prefix=f"{plain}%", suffix=f"%{plain}")
+            return [row[0] for row in found] if plain == text else []
+
+        found = await self._read(job)
+        if not found:
+            raise DispatchNotFound(f"there is no dispatch {text}; `agora ps --all` lists them")
+        if len(found) > 1:
+            raise AmbiguousId(f"{text} names more than one dispatch: {found[0]}, {found[1]}; give more of the id")
+        return found[0]
+
+    async def ended_before(self, before: datetime) -> list[Entry]:
+        """Read the entries that nobody looks after any more and that ended earlier."""
+
+        def job(connection: sqlite3.Connection) -> list[Entry]:
+            found = rows.queries().ended_before(connection, before=before.timestamp())
+            return [Entry.model_validate_json(row[0]) for row in found]
+
+        return await self._read(job)
+
+    async def delete(self, id: str) -> None:
+        """Remove an ended dispatch and its events."""
+        await self._write(lambda connection: rows.delete(connection, id), durable=False)
+
+    @staticmethod
+    def _id_of_name(connection: sqlite3.Connection, run: str, name: str) -> str | None:
+        found: str | None = rows.queries().id_of_name(connection, run=run, name=name)
+        return found
+
+    async def _write(self, job: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
+        try:
+            result: T = await asyncio.wrap_future(self._writer.submit(job, durable=durable))
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return result
+
+    async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            result: T = await asyncio.wrap_future(self._reader.submit(job))
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return result
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        return connection
+
+    async def _data_version(self) -> int:
+        return await self._read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
+
+    def _failure(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"the store {self.path} cannot be used: {error}")
+
+
+def _created(entry: Entry) -> Change:
+    """The first change of a dispatch: it is requested."""
+    draft = Draft(entry, entry.requested_at)
+    spec = entry.spec
+    draft.emit(
+        EventType.REQUESTED,
+        target=entry.target,
+        provider=entry.provider,
+        run=entry.run,
+        name=entry.name,
+        labels=dict(entry.labels),
+        command=spec.get("command"),
+        image=spec.get("image"),
+        grace=entry.grace,
+        timeout=entry.timeout,
+    )
+    return draft.done()
