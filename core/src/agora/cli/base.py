@@ -123,7 +123,7 @@ class GlobalOptions(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, the global ones, and for a group its commands."""
         shared = self.global_options
-        own = [param for param in self.get_params(ctx) if param not in shared]
+        own = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
         for title, params in (("Options", own), ("Global options", shared)):
             if rows := [row for param in params if (row := param.get_help_record(ctx))]:
                 with formatter.section(title):

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from agora.cli.base import AgoraCommand, Exit, Session
 from agora.cli.output import (
+    as_data,
+    cause_words,
+    end_line,
     local_time,
+    number,
     print_json,
     print_table,
+    printable,
     say,
     state_words,
+    write_now,
 )
 from agora.cli.params import AGE, DISPATCH_ID, PAIR, SECONDS_TYPE
+from agora.cli.progress import Progress, progress_wanted
+from agora.cli.selection import Chosen, NameOrId, Selection
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from agora.client import AgoraClient
+    from agora.model.cancel import CancelResult
     from agora.model.record import Record
 
 #: The best code first; of several dispatches the worst one counts. 7 is retried by itself, 4 and 5 are not.
@@ -42,93 +51,6 @@ class Request:
     wait: bool
 
 
-@dataclass
-class Chosen:
-    """The dispatches that a call is about.
-
-    Parameters:
-        records: found, each once.
-        missing: names that no dispatch has.
-        bulk: chosen by what they have in common, so that the user may not know which they are.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    bulk: bool = False
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How the user names dispatches; a bulk selection takes live ones only."""
-
-    ids: tuple[str, ...]
-    run: str | None
-    labels: dict[str, str]
-    older_than: timedelta | None
-    target: str | None
-    everything: bool
-
-    def check(self) -> None:
-        """Refuse a selection that is empty or contradicts itself, before anything is read."""
-        filters = self.labels or self.older_than is not None or self.target or self.everything
-        if self.run and self.ids and filters:
-            raise click.UsageError("--run RUN NAME names one dispatch; leave out the other selections.")
-        if self.ids and not self.run and filters:
-            raise click.UsageError("Give ids, or a selection (--run, --label, --older-than, --on, --all), not both.")
-        if not self.ids and not self.run and not filters:
-            raise click.UsageError("Nothing to cancel: give ids, or --run, --label, --older-than, --on or --all.")
-
-    async def choose(self, client: AgoraClient) -> Chosen:
-        """Look the dispatches up."""
-        if self.run and self.ids:
-            return await self._by_name(client, self.run)
-        if self.ids:
-            return await self._by_id(client)
-        records = await client.list(
-            live=True, run=self.run, labels=self.labels or None, older_than=self.older_than, target=self.target
-        )
-        # "Live" includes ended ones that are not confirmed yet; there is nothing left to ask of those.
-        records = [record for record in records if not record.state.terminal]
-        missing = []
-        if self.run and not records and not await client.list(run=self.run, limit=1):
-            missing.append(self.run)
-        return Chosen(records, missing, bulk=True)
-
-    async def _by_id(self, client: AgoraClient) -> Chosen:
-        from agora.errors import DispatchNotFound
-
-        chosen: dict[str, Record] = {}
-        missing = []
-        for text in self.ids:
-            try:
-                record = await client.get(await client.resolve(text), refresh=False)
-                chosen[record.id] = record
-            except DispatchNotFound:
-                missing.append(text)
-        return Chosen(list(chosen.values()), missing)
-
-    async def _by_name(self, client: AgoraClient, run: str) -> Chosen:
-        chosen = Chosen()
-        for name in dict.fromkeys(self.ids):
-            found = await client.list(run=run, name=name, limit=1)
-            chosen.records += found
-            if not found:
-                chosen.missing.append(name)
-        return chosen
-
-
-class NameOrId(click.ParamType):
-    """A dispatch id, or with `--run` the name of a dispatch in that run."""
-
-    name = "id"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text; with `--run` it is no id."""
-        return str(value)
-
-    shell_complete = DISPATCH_ID.shell_complete
-
-
 @click.command(cls=AgoraCommand)
 @click.argument("ids", nargs=-1, metavar="[ID...]", type=NameOrId())
 @click.option("--run", metavar="RUN", help="All live ones of a run; arguments are then names in it.")
@@ -144,7 +66,7 @@ class NameOrId(click.ParamType):
 @click.option("--yes", is_flag=True, help="Do not ask before a bulk cancel.")
 @click.pass_obj
 def cancel(
-    session: Session, ids: tuple[str, ...], run: str | None, labels: tuple[tuple[str, str], ...],
+    session: Session, /, ids: tuple[str, ...], run: str | None, labels: tuple[tuple[str, str], ...],
     older_than: timedelta | None, target: str | None, everything: bool, reason: str | None, grace: int | None,
     force: bool, wait: bool, dry_run: bool, yes: bool,
 ) -> int:  # fmt: skip
@@ -239,25 +161,27 @@ class Cancelling:
         self.client = client
         self.session = session
         self.request = request
-        self.latest: dict[str, Record] = {}
+        self.ids: list[str] = []
+        self.progress = Progress() if request.wait and not session.json and progress_wanted() else None
 
     async def run(self, chosen: Chosen) -> int:
-        """Cancel, print one result each in the order given, and return the worst code."""
+        """Cancel, print one result each as it comes, and return the worst code."""
         import anyio
 
         codes: dict[str, int] = {}
 
-        async def one(record: Record) -> None:
-            codes[record.id] = await self._cancel(record.id)
+        async def one(id: str) -> None:
+            codes[id] = await self._cancel(id)
 
-        self.latest = {record.id: record for record in chosen.records}
-        async with anyio.create_task_group() as tasks:
-            if self.request.wait:
-                tasks.start_soon(self._show_progress, tasks.cancel_scope)
+        self.ids = [record.id for record in chosen.records]
+        async with anyio.create_task_group() as drawing:
+            if self.progress:
+                drawing.start_soon(self._show_progress, self.progress)
             async with anyio.create_task_group() as cancels:
-                for record in chosen.records:
-                    cancels.start_soon(one, record)
-            tasks.cancel_scope.cancel()
+                for id in self.ids:
+                    cancels.start_soon(one, id)
+            drawing.cancel_scope.cancel()
+        self.progress_gives_way()
         for name in chosen.missing:
             codes[name] = self._tell_missing(name)
         if not codes and not self.session.json:
@@ -271,3 +195,90 @@ class Cancelling:
             print_json(CancelResult(id=name, outcome=Outcome.NOT_FOUND))
         say(f"{name}: no such dispatch")
         return Exit.NOT_FOUND
+
+    async def _cancel(self, id: str) -> int:
+        from agora.cli.failures import explain
+        from agora.errors import AgoraError
+
+        ask = self.request
+        try:
+            result = await self.client.cancel(id, reason=ask.reason, grace=ask.grace, force=ask.force)
+        except AgoraError as error:
+            # One that fails must not keep the others from being cancelled.
+            failure = explain(error, self.session)
+            if self.session.json:
+                print_json({"id": id, "error": {"type": failure.type, "message": failure.message}})
+            say(f"{id}: {failure.message}")
+            return failure.code
+        if not self.session.json:
+            self.progress_gives_way()
+            write_now(f"{id} {outcome_words(result)}\n")
+        if not ask.wait or result.state is None:
+            if self.session.json:
+                print_json(result)
+            return result.exit_code
+        record = await self._wait_for_end(result)
+        self.progress_gives_way()
+        if self.session.json:
+            print_json({**as_data(result), "record": as_data(record)})
+        elif result.outcome.value in ("STOPPING", "ALREADY_STOPPING"):
+            write_now(f"{end_line(record)}\n")
+        return waited_code(record)
+
+    async def _wait_for_end(self, result: CancelResult) -> Record:
+        record = await self.client.get(result.id, refresh=False)
+        grace = max(record.grace, self.request.grace or 0, result.effective_grace or 0)
+        try:
+            return await self.client.wait(result.id, timeout=grace + CANCEL_TIMEOUT + RECORD_LAG, confirmed=True)
+        except TimeoutError:
+            return await self.client.get(result.id, refresh=False)
+
+    async def _show_progress(self, progress: Progress) -> None:
+        import anyio
+
+        while True:
+            live = {record.id: record for record in await self.client.list(live=True)}
+            if waiting := [live[id] for id in self.ids if id in live]:
+                progress.show(waiting)
+            await anyio.sleep(REDRAW)
+
+    def progress_gives_way(self) -> None:
+        """Take the progress lines away, so that a result can be written."""
+        if self.progress:
+            self.progress.hide()
+
+
+def waited_code(record: Record) -> int:
+    """Return the exit code of `cancel --wait` for the record at the end of the wait."""
+    if not record.state.terminal:
+        return Exit.UNDELIVERED
+    if record.state.value != "cancelled":
+        return Exit.ENDED
+    return Exit.OK if record.confirmed else Exit.UNDELIVERED
+
+
+def outcome_words(result: CancelResult) -> str:
+    """Return what became of a cancel, for people."""
+    grace = f", {number(result.effective_grace)} s of grace" if result.effective_grace is not None else ""
+    by = f" by {cause_words(result.cause)}" if result.cause else ""
+    match result.outcome.value:
+        case "CANCELLED":
+            words = "cancelled before anything was started"
+        case "STOPPING":
+            words = f"stopping{grace}"
+        case "ALREADY_STOPPING":
+            words = f"is stopping already{grace}, asked for{by}"
+        case "ALREADY_CANCELLED":
+            words = f"was cancelled already{by}"
+        case "NOT_FOUND":
+            words = "no such dispatch"
+        case "FORBIDDEN":
+            words = "is not yours to cancel"
+        case already:
+            words = f"had ended already: {already.removeprefix('ALREADY_').lower()}; nothing was changed"
+    if result.delivered is False and result.exit_code == Exit.UNDELIVERED:
+        why = f" ({result.error.type}: {result.error.message})" if result.error else ""
+        words = f"{words}; recorded and not delivered yet{why}, it will be tried again"
+    if result.degraded:
+        words += f"; this backend could not do as asked: {', '.join(result.degraded)}"
+    return printable(words)

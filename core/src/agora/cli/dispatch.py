@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(cls=AgoraCommand, context_settings={"allow_interspersed_args": False})
 @spec_options
 @click.pass_obj
-def dispatch(session: Session, target: str | None, dispatch_id: str | None, **flags: Any) -> int:
+def dispatch(session: Session, /, target: str | None, dispatch_id: str | None, **flags: Any) -> int:
     """Dispatch a workload and return at once, with its id on stdout.
 
     A background supervisor looks after it. Exits 0 once it is recorded and sent; 125 where the backend

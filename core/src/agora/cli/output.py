@@ -62,7 +62,9 @@ def as_data(value: Any) -> Any:
 
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 def print_json(value: Any) -> None:

@@ -11,11 +11,15 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # not generic in older versions of click
+
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-class Seconds(click.ParamType):
+class Seconds(ParamType):
     """A whole number of seconds, with an optional unit: `90`, `90s`, `15m`, `2h`, `7d`."""
 
     name = "seconds"
@@ -45,7 +49,7 @@ class Age(Seconds):
         return timedelta(seconds=seconds)
 
 
-class Since(click.ParamType):
+class Since(ParamType):
     """A point in time: an age (`10m`), or a date and time in ISO 8601."""
 
     name = "since"
@@ -63,7 +67,7 @@ class Since(click.ParamType):
             self.fail(f"{value!r} is neither an age (10m) nor a time (2031-05-01T12:00:00).", param, ctx)
 
 
-class Memory(click.ParamType):
+class Memory(ParamType):
     """A number of bytes: K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024."""
 
     name = "bytes"
@@ -78,7 +82,7 @@ class Memory(click.ParamType):
         return int(float(match[1]) * BYTES[match[2]])
 
 
-class Pair(click.ParamType):
+class Pair(ParamType):
     """`NAME=VALUE`."""
 
     name = "pair"
@@ -94,7 +98,7 @@ class Pair(click.ParamType):
         return name, text
 
 
-class DispatchId(click.ParamType):
+class DispatchId(ParamType):
     """A dispatch id, or a prefix or suffix of one."""
 
     name = "id"
@@ -108,9 +112,7 @@ class DispatchId(click.ParamType):
             )
         return text.lower()
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the newest ids of the store, by prefix or suffix."""
         from agora.cli.completion import stored_ids
 

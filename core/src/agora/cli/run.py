@@ -18,6 +18,7 @@ from agora.cli.spec_flags import spec_fields, spec_options
 if TYPE_CHECKING:
     import anyio.abc
 
+    from agora.cli.progress import Progress
     from agora.client import AgoraClient, DispatchHandle
     from agora.model.observation import LogChunk
     from agora.model.record import Record
@@ -37,7 +38,7 @@ CANCEL_RETRY = 0.05
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the workload's output and errors.")
 @click.pass_obj
 def run(
-    session: Session, target: str | None, dispatch_id: str | None, detach: bool, quiet: bool, **flags: Any
+    session: Session, /, target: str | None, dispatch_id: str | None, detach: bool, quiet: bool, **flags: Any
 ) -> int:
     """Dispatch a workload, show its output and wait for its end.
 
@@ -132,7 +133,7 @@ class Foreground:
 
         self.tasks.start_soon(output)
         if self.progress:
-            self.tasks.start_soon(self._show_progress)
+            self.tasks.start_soon(self._show_progress, self.progress)
         async with anyio.create_task_group() as reading:
             if self.session.json:
                 reading.start_soon(events)
@@ -225,13 +226,12 @@ class Foreground:
             stream.buffer.write(chunk.data)
             stream.flush()
 
-    async def _show_progress(self) -> None:
+    async def _show_progress(self, progress: Progress) -> None:
         import anyio
 
-        assert self.progress is not None
         while True:
             if not self.in_line and time.monotonic() - self.last_output > QUIET_BEFORE_PROGRESS:
-                self.progress.show([await self.client.get(self.id, refresh=False)])
+                progress.show([await self.client.get(self.id, refresh=False)])
             await anyio.sleep(QUIET_BEFORE_PROGRESS)
 
     def _make_room(self) -> None:

@@ -17,10 +17,10 @@ from agora.cli.params import MEMORY, PAIR, SECONDS_TYPE
 MAPS = ("env", "labels", "secrets", "options", "resources")
 
 _OPTIONS: list[Callable[[Any], Any]] = [
-    click.argument("command", nargs=-1, type=click.UNPROCESSED),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND..."),
     click.option("--on", "target", metavar="TARGET", help="Where to run it; default the default target."),
     click.option("--spec", "spec_file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True),
-                 help="Take the spec from a JSON or TOML file (- is JSON on stdin); flags go before it."),
+                 help="Take the spec from a JSON or TOML file (- is JSON on stdin); flags win over it."),
     click.option("--image", metavar="IMAGE", help="Container image."),
     click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]",
                  help="Variable of the workload; NAME alone takes the value from this environment."),
