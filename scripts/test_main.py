@@ -59,10 +59,11 @@ def pytest_stage(name: str, about: str, *arguments: str, needs_backends: bool = 
 def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
     """Return every stage in its order; `jobs` is the number of test processes at once."""
     elsewhere = tuple(f"--ignore={path}" for path in OWN_STAGE.values())
+    plugin_tests = sorted(path.relative_to(ROOT) for path in ROOT.glob("plugins/*/tests"))
     suites = {name: REPORTS / f"conformance-{name}.json" for name in reachable}
     return [
         Stage("lint", "ruff: rules and format", (("ruff", "check"), ("ruff", "format", "--check"))),
-        Stage("types", "mypy, strict", (("mypy",),)),
+        Stage("types", "mypy, strict", (("mypy",), *(("mypy", str(tests)) for tests in plugin_tests))),
         Stage("layers", "import-linter: who may import whom", (("lint-imports",),)),
         pytest_stage(
             *("tests", "the tests of all packages, at once", "-m", "not serial", *elsewhere),
@@ -95,9 +96,7 @@ def run_command(command: tuple[str, ...]) -> bool:
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
     program = (str(BIN / command[0]), *command[1:])
     # A session of its own, so that a stage that hangs ends with all of its test processes.
-    process = subprocess.Popen(
-        program, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(program, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return process.wait(STAGE_SECONDS) == 0
     except subprocess.TimeoutExpired:
@@ -179,9 +178,7 @@ def summarise(results: list[Result], reachable: list[str], missing: dict[str, st
         print(f"{result.stage.name:12} {result.seconds:7.1f} s  {'ok' if result.ok else 'FAILED'}")
     print(f"{'all':12} {seconds:7.1f} s  {'ok' if ok else 'FAILED'}")
     for name, reason in missing.items():
-        print(
-            f"backend {name}: {'REQUIRED BUT MISSING' if name in required_missing else 'missing'}: {reason}"
-        )
+        print(f"backend {name}: {'REQUIRED BUT MISSING' if name in required_missing else 'missing'}: {reason}")
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     print(
         f"backends: tested {', '.join(tested) or 'none'}; not tested: {', '.join(untested) or 'none'}",
@@ -207,9 +204,7 @@ def main() -> int:
     )
     parser.add_argument("stage", nargs="*", help="run these stages only, in their usual order")
     parser.add_argument("--fail-fast", action="store_true", help="stop after the first stage that fails")
-    parser.add_argument(
-        "--jobs", type=int, default=2, metavar="N", help="test processes at once (default: 2)"
-    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="test processes at once (default: 2)")
     options = parser.parse_args()
     stages = all_stages(options.jobs, reachable)
     unknown = set(options.stage) - {stage.name for stage in stages}
