@@ -27,9 +27,7 @@ PROBES: dict[str, Callable[[], str | None]] = {"local": _local}
 
 def known() -> list[str]:
     """Return the names of the backends that have a provider package in this repository."""
-    return sorted(
-        path.parent.name.removeprefix("agora-") for path in ROOT.glob("plugins/agora-*/pyproject.toml")
-    )
+    return sorted(path.parent.name.removeprefix("agora-") for path in ROOT.glob("plugins/agora-*/pyproject.toml"))
 
 
 def required() -> list[str]:

@@ -28,9 +28,7 @@ def main() -> None:
         prog="scripts/wheels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", nargs="?", type=Path, default=ROOT / "dist", help="default: dist/")
-    parser.add_argument(
-        "--sdist", action="store_true", help="build source archives too, and the wheels from them"
-    )
+    parser.add_argument("--sdist", action="store_true", help="build source archives too, and the wheels from them")
     parser.add_argument(
         "--offline",
         action="store_true",
