@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +44,8 @@ def stored_ids(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
     The store's own code is not used: importing it takes longer than a key press should.
     """
+    import sqlite3
+
     from click.shell_completion import CompletionItem
 
     database = state_directory(ctx.find_object(Session)) / "agora.db"
