@@ -106,6 +106,24 @@ def test_a_stage_that_finds_no_tests_fails(run: Run, tmp_path: Path) -> None:
     assert lines[-2] == "0 passed, 1 failed"
 
 
+def test_a_stage_without_its_report_fails(run: Run, tmp_path: Path) -> None:
+    report = tmp_path / "silent.json"
+    report.write_text('{"checks": [{"status": "pass"}]}', encoding="utf-8")  # left from an earlier run
+    code, lines = run([Stage("silent", "", (("python", "-c", "pass"),), (report,))])
+    assert code == 1
+    assert lines[-2] == "0 passed, 1 failed"
+
+
+def test_a_conformance_report_counts_what_is_open_as_neither(run: Run, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    checks = [{"status": status} for status in ("pass", "pass", "fail", "error", "inconclusive", "untested")]
+    text = json.dumps({"checks": checks})
+    write = f"open({str(report)!r}, 'w').write({text!r})"
+    code, lines = run([Stage("suite", "", (("python", "-c", f"{write}; raise SystemExit(1)"),), (report,))])
+    assert code == 1
+    assert lines[-2] == "2 passed, 2 failed, 2 skipped"
+
+
 def test_a_stage_that_hangs_is_ended_with_all_its_processes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
