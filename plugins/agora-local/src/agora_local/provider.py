@@ -1,0 +1,411 @@
+"""The hooks of the local provider."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+from agora.errors import (
+    ConfigError,
+    DispatchConflict,
+    InvalidRequest,
+    ProviderError,
+    StopRequested,
+    SubmitRefused,
+    Unreachable,
+)
+from agora.hookspecs import Check, WatchSink, hookimpl
+from agora.model.cause import Cause
+from agora.model.ids import check_dispatch_id
+from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase, ReceiptKind, StopReceipt
+from agora.model.spec import Spec
+from agora.provider import Installation
+from agora_local import cgroup, claims, control, logs, processes, rescue, story, watch
+from agora_local.claims import Claim
+from agora_local.config import LocalConfig, LocalOptions
+from agora_local.journal import LIVE, RESERVE, RESERVE_BYTES
+from agora_local.launcher import Launcher, Nothing, surroundings
+from agora_local.shim import Request
+from agora_local.story import Story
+
+#: Seconds that a dispatch waits for another one of the same id, below the 10 that a caller allows.
+_WAIT_FOR_OTHER = 8.0
+_PAUSE = 0.005
+_RESERVE_NEEDS_FREE = 8 * RESERVE_BYTES
+
+
+class LocalProvider:
+    """Processes on this machine.
+
+    Parameters:
+        target_name: the target's name.
+        config: the target's configuration.
+        installation: the store that it works for.
+
+    Raises:
+        ConfigError: this machine cannot do it.
+    """
+
+    def __init__(self, target_name: str, config: LocalConfig, installation: Installation) -> None:
+        _require_linux(target_name)
+        self._config = config
+        self._installation = installation.id
+        self._root = (config.state_dir or installation.directory / "local" / target_name).absolute()
+        self._launcher = Launcher(self._root)
+        self._ready = False
+        self._closed = False
+
+    @hookimpl
+    def check(self, spec: Spec) -> None:
+        """Refuse an image, resources, or a spec without a command."""
+        if spec.command is None:
+            raise InvalidRequest("command: a local workload has no image that could bring one; name a program")
+        for name in ("image", "resources"):
+            value = getattr(spec, name)
+            if value != Spec.model_fields[name].default:
+                raise InvalidRequest(f"{name}: a target of provider 'local' cannot honour it; leave it out")
+        LocalOptions.model_validate(spec.options)
+
+    @hookimpl
+    def dispatch(self, id: str, spec: Spec, check: Check) -> Handle:
+        """Start the workload, or return the one that was started under this id."""
+        path = self._path(id)
+        check()
+        self._prepare()
+        digest = spec.digest()
+        give_up = time.monotonic() + _WAIT_FOR_OTHER
+        while True:
+            claim = claims.take(path, make=True)
+            if claim is not None:
+                with claim:
+                    found = claim.story()
+                    self._same(id, found, digest)
+                    return story.handle(id, found) if found.start else self._start(claim, spec, digest, check)
+            other = story.read(path)
+            if other is not None and other.claim is not None:
+                self._same(id, other, digest)
+                if other.settled:
+                    return story.handle(id, other)
+            if time.monotonic() > give_up:
+                raise Unreachable(f"another dispatch of {id} did not come to an end")
+            time.sleep(_PAUSE)
+            check()
+
+    @hookimpl
+    def stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
+        """Have the shim send SIGTERM now and SIGKILL after the grace."""
+        return self._tell(handle, b"stop %d" % grace)
+
+    @hookimpl
+    def kill(self, handle: Handle) -> StopReceipt:
+        """Have the shim kill the whole tree now."""
+        return self._tell(handle, b"kill")
+
+    @hookimpl
+    def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
+        """Read the journals."""
+        if handles and all(handle.backend != self._machine() for handle in handles):
+            raise Unreachable(f"{handles[0].id} is on machine {handles[0].backend}, this is another one", sent=False)
+        return [self._observe(handle) for handle in handles]
+
+    @hookimpl
+    def find(self, id: str) -> Handle | None:
+        """Look for the directory of a dispatch that was started."""
+        found = story.read(self._path(id))
+        if found is None or not self._is_ours(found, self._installation) or found.start is None:
+            return None
+        return story.handle(id, found)
+
+    @hookimpl
+    def list_owned(self, installation: str) -> Sequence[Owned]:
+        """List the directories of all dispatches of an installation."""
+        try:
+            names = sorted(os.listdir(self._root))
+        except FileNotFoundError:
+            return []
+        owned = []
+        for name in names:
+            found = None if name.startswith(".") else story.read(self._root / name)
+            if found is None or found.claim is None or found.start is None:
+                continue
+            if self._is_ours(found, installation):
+                owned.append(
+                    Owned(
+                        handle=story.handle(name, found),
+                        installation=installation,
+                        created_at=story.moment(found.claim["at"]),
+                        spec_digest=found.claim["digest"],
+                        ended=found.exit is not None,
+                    )
+                )
+        return owned
+
+    @hookimpl
+    def watch(self, sink: WatchSink) -> None:
+        """Tell of starts and ends as they happen."""
+        self._prepare()
+        watch.watch(self._root, sink, lambda: self._closed, self._heard, self._shim_lost)
+
+    @hookimpl
+    def logs(
+        self, handle: Handle, follow: bool, since: datetime | None, tail: int | None
+    ) -> Iterator[LogChunk]:
+        """Read the log files."""
+        path = self._mine(handle)
+
+        def ended() -> bool:
+            found = story.read(path)
+            return found is None or found.exit is not None or self._observe(handle).phase is Phase.ENDED
+
+        return logs.read(path, ended, follow=follow, since=since, tail=tail)
+
+    @hookimpl
+    def release(self, handle: Handle) -> None:
+        """Remove the directory of a dispatch that has ended."""
+        path = self._mine(handle)
+        found = story.read(path)
+        if found is None or not self._is_ours(found, self._installation):
+            return
+        if self._observe(handle).phase is not Phase.ENDED:
+            raise ProviderError(f"{handle.id} has not ended", sent=False, retryable=True)
+        give_up = time.monotonic() + 1
+        while (claim := claims.take(path, make=False)) is None:  # the shim on its last steps
+            if time.monotonic() > give_up:
+                raise Unreachable(f"the journal of {handle.id} is in use")
+            time.sleep(_PAUSE)
+        with claim:
+            claim.remove()
+
+    @hookimpl
+    def close(self) -> None:
+        """End the fork server and the watch; workloads and shims stay."""
+        self._closed = True
+        self._launcher.close()
+
+    # --- dispatch --------------------------------------------------------------------------------------------
+
+    def _start(self, claim: Claim, spec: Spec, digest: str, check: Check) -> Handle:
+        id = claim.path.name
+        try:
+            parent = cgroup.parent_path() if self._config.cgroup == "auto" else None
+            group = parent and f"{parent}/agora-{self._installation[:16]}-{id}"
+            boot = processes.boot_id()
+            offset = claim.begin(
+                id=id,
+                installation=self._installation,
+                digest=digest,
+                machine=self._machine(),
+                boot=boot,
+                cgroup=group,
+            )
+            request = Request(
+                id, spec.grace, spec.timeout, self._config.log_cap, group, offset, str(self._root / RESERVE)
+            )
+            marks = {rescue.DISPATCH_MARK: id, rescue.INSTALLATION_MARK: self._installation}
+            start = surroundings(spec, marks, LocalOptions.model_validate(spec.options).nice)
+            with (
+                claims.opened(claim.path) as directory,
+                claims.opened(self._root / LIVE) as live,
+                claims.opened(Path()) as home,
+            ):
+                descriptors = [directory, claim.descriptor, live, home]
+                check()
+                try:
+                    self._launcher.start(request, start, descriptors)
+                except Nothing:
+                    check()
+                    self._launcher.start(request, start, descriptors)
+        except (StopRequested, SubmitRefused):
+            claim.remove()
+            raise
+        except Nothing:
+            claim.remove()
+            raise SubmitRefused("the fork server went away twice", reason="start_failed") from None
+        except OSError as error:
+            claim.remove()
+            raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
+        return story.handle(id, claim.story())
+
+    def _prepare(self) -> None:
+        if not self._ready:
+            try:
+                (self._root / LIVE).mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
+            self._ready = True
+        _keep_reserve(self._root / RESERVE)
+
+    def _same(self, id: str, found: Story, digest: str) -> None:
+        if found.claim is None:
+            return
+        if not self._is_ours(found, self._installation):
+            raise DispatchConflict(f"{id} belongs to installation {found.claim['installation']}")
+        if found.claim["digest"] != digest:
+            raise DispatchConflict(f"{id} was dispatched with another spec")
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    def _observe(self, handle: Handle) -> Observation:
+        path = self._path(handle.id)
+        if handle.backend != self._machine():
+            return Observation(phase=Phase.RUNNING, reachable=False, reason="another_machine")
+        found = story.read(path)
+        if found is None or not self._is_ours(found, self._installation) or found.start is None:
+            return self._observe_without_journal(handle)
+        if found.exit is not None:
+            return story.ended(found)
+        shim = self._shim(found)
+        if shim is None:
+            return self._settle(path, found)
+        # A stopped shim cannot say whether its workload has ended.
+        return story.running(found.start, reachable=shim.state not in "Tt")
+
+    def _shim(self, found: Story) -> processes.Stat | None:
+        start, claim = found.start, found.claim
+        if start is None or claim is None or claim["boot"] != processes.boot_id():
+            return None
+        stat = processes.stat(start["shim"])
+        if stat is None or stat.start_time != start["shim_start_time"] or stat.state in "ZX":
+            return None
+        return stat
+
+    def _settle(self, path: Path, found: Story) -> Observation:
+        assert found.start is not None  # noqa: S101 - asked by the caller
+        try:
+            settled = rescue.settle(path)
+        except rescue.NotProven as error:
+            return story.running(found.start, reachable=False, reason=str(error))
+        return story.ended(settled) if settled.exit else story.running(found.start, reachable=False)
+
+    def _observe_without_journal(self, handle: Handle) -> Observation:
+        # The directory is gone; that says nothing about the process.
+        data = handle.data
+        if data.get("boot_id") == processes.boot_id() and data.get("namespace") == processes.pid_namespace():
+            for pid, start_time in (("pid", "start_time"), ("shim", "shim_start_time")):
+                if processes.is_alive(data[pid], data[start_time]):
+                    return Observation(phase=Phase.RUNNING, reachable=False, reason="record_missing")
+        return Observation(phase=Phase.ABSENT)
+
+    def _heard(self, id: str) -> Observation | None:
+        found = story.read(self._path(id))
+        if found is None or found.start is None or not found.settled:
+            return None
+        return story.ended(found) if found.exit else story.running(found.start)
+
+    def _shim_lost(self, handle: Handle) -> bool:
+        return not processes.is_alive(handle.data["shim"], handle.data["shim_start_time"])
+
+    # --- stopping --------------------------------------------------------------------------------------------
+
+    def _tell(self, handle: Handle, words: bytes) -> StopReceipt:
+        path = self._mine(handle)
+        found = story.read(path)
+        if found is None or not self._is_ours(found, self._installation) or found.start is None:
+            if self._observe_without_journal(handle).phase is Phase.ABSENT:
+                return StopReceipt(kind=ReceiptKind.NOT_FOUND)
+            raise Unreachable(f"the journal of {handle.id} is gone while it runs", sent=False)
+        if found.exit is None:
+            try:
+                answer = control.ask(self._root, handle.id, words)
+            except control.NobodyListens:
+                pass  # it has ended, or its shim was killed
+            else:
+                return self._receipt(handle, answer)
+        seen = self._observe(handle)
+        if seen.phase is not Phase.ENDED:
+            raise Unreachable(f"the shim of {handle.id} does not listen")
+        return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+
+    def _receipt(self, handle: Handle, answer: list[bytes]) -> StopReceipt:
+        match answer:
+            case [b"signalled", grace]:
+                return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=int(grace))
+            case [b"already_stopping", grace]:
+                return StopReceipt(kind=ReceiptKind.ALREADY_STOPPING, effective_grace=int(grace))
+            case [b"exited"]:
+                return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=self._observe(handle))
+            case _:
+                raise ProviderError(f"the shim of {handle.id} answered {b' '.join(answer)!r}", retryable=False)
+
+    # --- identity --------------------------------------------------------------------------------------------
+
+    def _path(self, id: str) -> Path:
+        return self._root / check_dispatch_id(id)
+
+    def _mine(self, handle: Handle) -> Path:
+        if handle.backend != self._machine():
+            raise Unreachable(f"{handle.id} is on machine {handle.backend}, this is another one", sent=False)
+        return self._path(handle.id)
+
+    def _is_ours(self, found: Story, installation: str) -> bool:
+        return found.claim is not None and found.claim["installation"] == installation
+
+    def _machine(self) -> str:
+        return machine_id(self._root)
+
+
+def machine_id(state_dir: Path) -> str:
+    """Return the identity of this machine: machine-id(5), else one that is kept beside the journals."""
+    known = _MACHINE.get(state_dir)
+    if known is None:
+        known = _MACHINE[state_dir] = _read_machine_id(state_dir)
+    return known
+
+
+_MACHINE: dict[Path, str] = {}
+
+
+def _read_machine_id(state_dir: Path) -> str:
+    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        try:
+            if found := path.read_text().strip():
+                return found
+        except OSError:
+            continue
+    own = state_dir / ".machine"
+    try:
+        return own.read_text()
+    except FileNotFoundError:
+        made = state_dir / f".machine.{uuid4().hex}"
+        made.write_text(uuid4().hex)
+        try:
+            own.hardlink_to(made)
+        except FileExistsError:
+            pass
+        made.unlink()
+        return own.read_text()
+
+
+def _keep_reserve(path: Path) -> None:
+    if path.exists():
+        return
+    space = os.statvfs(path.parent)
+    if space.f_bavail * space.f_frsize < _RESERVE_NEEDS_FREE:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _require_linux(target_name: str) -> None:
+    why = None
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        why = f"this is {sys.platform}"
+    else:
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            why = f"pidfd_open: {error.strerror}"
+        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+            why = "no /proc/PID/task/TID/children; mount /proc, with a kernel built with CONFIG_PROC_CHILDREN"
+    if why is not None:
+        raise ConfigError(
+            f"targets.{target_name}: provider 'local' needs Linux 5.3 or later (pidfd, procfs): {why}"
+        )

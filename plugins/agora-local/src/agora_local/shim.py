@@ -1,0 +1,416 @@
+"""The shim: one small process per workload that starts it, watches over it, ends it and writes down how it ended.
+
+It is forked from the fork server, outlives the control plane, and needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import marshal
+import os
+import select
+import signal
+import socket
+import time
+
+from agora_local import journal, processes, tree, workload
+from agora_local.cgroup import Cgroup
+from agora_local.journal import Journal
+from agora_local.pump import Pump
+
+#: The contract arms a backend's own deadline at least so many seconds after the dispatch's.
+BACKSTOP_MARGIN = 60.0
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+#: Pauses between two rounds of killing a tree: at first at once, later for processes that the kernel holds.
+_FIRST_PAUSE = 0.001
+_LAST_PAUSE = 0.2
+#: Rounds after which not only the own children are killed but everything below them in one go.
+_DEEP_AFTER = 2
+_REQUEST_BYTES = 64
+
+
+class Request:
+    """What the fork server was asked for, without anything secret.
+
+    Parameters:
+        id: the dispatch.
+        grace: seconds of grace that the spec gives.
+        timeout: seconds until the dispatch's deadline.
+        log_cap: bytes of output that are kept.
+        cgroup: where the workload's control group is made, or None.
+        offset: where the shim's first record goes in the journal.
+        reserve: path of the reserve file.
+    """
+
+    __slots__ = ("cgroup", "grace", "id", "log_cap", "offset", "reserve", "timeout")
+
+    def __init__(
+        self, id: str, grace: int, timeout: int, log_cap: int, cgroup: str | None, offset: int, reserve: str
+    ) -> None:
+        self.id = id
+        self.grace = grace
+        self.timeout = timeout
+        self.log_cap = log_cap
+        self.cgroup = cgroup
+        self.offset = offset
+        self.reserve = reserve
+
+    def pack(self) -> bytes:
+        """Return it as bytes for `unpack`, in the same version of Python."""
+        fields = (self.id, self.grace, self.timeout, self.log_cap, self.cgroup, self.offset, self.reserve)
+        return marshal.dumps(fields)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Request:
+        """Read it from the fork server's socket."""
+        return cls(*marshal.loads(data))  # noqa: S302 - written by this very package
+
+
+class Descriptors:
+    """The files that come with a request.
+
+    Parameters:
+        caller: stream to the dispatching process.
+        directory: the dispatch's directory.
+        journal: the journal, locked.
+        live: directory of the control sockets.
+        home: the caller's working directory.
+    """
+
+    __slots__ = ("caller", "directory", "home", "journal", "live")
+
+    def __init__(self, caller: int, directory: int, journal: int, live: int, home: int) -> None:
+        self.caller = caller
+        self.directory = directory
+        self.journal = journal
+        self.live = live
+        self.home = home
+
+
+class Shim:
+    """Guards one workload from its start until its whole tree is gone."""
+
+    def __init__(self, request: Request, descriptors: Descriptors) -> None:
+        self._request = request
+        self._descriptors = descriptors
+        self._journal = Journal(descriptors.journal, request.offset, request.reserve)
+        self._pump = Pump(descriptors.directory, request.log_cap)
+        self._control_path = f"/proc/self/fd/{descriptors.live}/{request.id}"
+        self._poll = select.poll()
+        self._pipes: dict[int, int] = {}
+        self._callers: dict[int, socket.socket] = {}
+        self._waiting: list[socket.socket] = []
+        self._leader = -1
+        self._leader_fd = -1
+        self._status: int | None = None
+        self._cgroup: Cgroup | None = None
+        self._backstop = time.monotonic() + request.timeout + BACKSTOP_MARGIN
+        self._stop_by: float | None = None
+        self._stop_grace = 0
+        self._asked = False
+        self._ended_by: str | None = None
+        self._killed_leader = False
+        self._rounds = 0
+        self._empty = False
+        self._told_to_end = False
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def start(self) -> bool:
+        """Start the workload and answer the dispatching process; return whether it runs."""
+        os.setsid()
+        libc = ctypes.CDLL(None)
+        libc.prctl(processes.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        libc.prctl(processes.PR_SET_NAME, b"agora-shim", 0, 0, 0)
+        self._take_signals()
+        caller = socket.socket(fileno=self._descriptors.caller)
+        try:
+            self._listen()
+            record = self._spawn(caller)
+            self._journal.write("running")
+        except (workload.StartError, OSError) as error:
+            self._undo(error)
+            answer: tuple[object, ...] = ("refused", *_words(error))
+        else:
+            answer = ("started", record)
+            os.utime(self._control_path)  # tells those who watch the directory
+        try:
+            caller.send(marshal.dumps(answer))
+        except OSError:
+            pass  # the dispatching process is gone; whoever comes next finds the journal
+        caller.close()
+        os.close(self._descriptors.home)
+        return answer[0] == "started"
+
+    def _take_signals(self) -> None:
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = wake
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._told)
+        self._poll.register(wake, select.POLLIN)
+
+    def _told(self, *_: object) -> None:
+        self._told_to_end = True
+
+    def _listen(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            os.unlink(self._control_path)  # of an attempt that died before its start; the journal's lock is ours
+        except FileNotFoundError:
+            pass
+        listener.bind(self._control_path)
+        listener.listen(64)
+        self._listener = listener
+        self._poll.register(listener.fileno(), select.POLLIN)
+
+    def _spawn(self, caller: socket.socket) -> tuple[int, int, int, int, float]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        out, out_write = os.pipe2(os.O_CLOEXEC)
+        err, err_write = os.pipe2(os.O_CLOEXEC)
+        shim = os.getpid()
+        pid = self._fork()
+        if pid == 0:
+            workload.become(caller, theirs, shim, self._descriptors.home, (out_write, err_write))
+        self._leader = pid
+        self._leader_fd = os.pidfd_open(pid)
+        theirs.close()
+        os.close(out_write)
+        os.close(err_write)
+        for pipe, stream in ((out, 1), (err, 2)):
+            os.set_blocking(pipe, False)
+            self._pipes[pipe] = stream
+            self._poll.register(pipe, select.POLLIN)
+        said = ours.recv(64)
+        if said != workload.READY:
+            raise workload.StartError.unpack(said) if said else workload.StartError("request", 0)
+        leader, own = processes.stat(pid), processes.stat(shim)
+        if leader is None or own is None:
+            raise workload.StartError("request", 0)
+        began = self._journal.write(
+            "start",
+            pid=pid,
+            start_time=leader.start_time,
+            shim=shim,
+            shim_start_time=own.start_time,
+            namespace=processes.pid_namespace(),
+            cgroup=self._cgroup is not None,
+        )
+        ours.send(workload.GO)
+        said = ours.recv(64)
+        ours.close()
+        if said:
+            raise workload.StartError.unpack(said)
+        return pid, leader.start_time, shim, own.start_time, began
+
+    def _fork(self) -> int:
+        if self._request.cgroup is not None:
+            self._cgroup = Cgroup.make(self._request.cgroup)
+        if self._cgroup is not None:
+            try:
+                return self._cgroup.fork()
+            except OSError:
+                self._cgroup.remove()
+                self._cgroup = None
+        return os.fork()
+
+    def _undo(self, error: Exception) -> None:
+        if self._leader > 0:
+            os.kill(self._leader, signal.SIGKILL)
+            os.waitpid(self._leader, 0)
+        if self._cgroup is not None:
+            self._cgroup.remove()
+        stage, number = _words(error)
+        self._journal.write("refused", stage=stage, errno=number)
+        try:
+            os.unlink(self._control_path)
+        except FileNotFoundError:
+            pass
+
+    # --- watch over it ---------------------------------------------------------------------------------------
+
+    def guard(self) -> None:
+        """Serve until the tree is empty and the end is written down."""
+        while True:
+            self._reap()
+            if self._told_to_end and self._stop_by is None:
+                self._begin_stop(self._request.grace, "external")
+            pause = self._escalate()
+            if self._empty:
+                break
+            for descriptor, _ in self._poll.poll(None if pause is None else max(pause * 1000, 1)):
+                if descriptor in self._pipes:
+                    self._move_output(descriptor)
+                elif descriptor == self._wake:
+                    os.read(descriptor, 4096)
+                elif descriptor == self._listener.fileno():
+                    self._accept()
+                else:
+                    self._answer(self._callers.pop(descriptor))
+        self._finish()
+
+    def _reap(self) -> None:
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self._leader:
+                    self._status = status
+        except ChildProcessError:
+            # No child, dead or alive: with this process as the subreaper, nothing of the tree is left.
+            self._empty = True
+
+    def _escalate(self) -> float | None:
+        """Kill what is due; return seconds until there is something to do again."""
+        now = time.monotonic()
+        if self._status is None:
+            if self._stop_by is None:
+                if now < self._backstop:
+                    return self._backstop - now
+                self._begin_stop(self._request.grace, "deadline")
+            assert self._stop_by is not None  # noqa: S101 - set by the line above
+            if now < self._stop_by:
+                return self._stop_by - now
+            if not self._killed_leader:
+                self._killed_leader = True
+                self._signal_leader(signal.SIGKILL)
+        elif self._empty:
+            return 0
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        tree.kill_children()
+        self._rounds += 1
+        if self._rounds > _DEEP_AFTER:
+            tree.signal_descendants(signal.SIGKILL)
+        return min(_FIRST_PAUSE * 2 ** min(self._rounds, 10), _LAST_PAUSE)
+
+    def _signal_leader(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._leader_fd, number)
+        except ProcessLookupError:
+            pass  # dead and reaped: the next look says so
+
+    def _begin_stop(self, grace: int, by: str) -> None:
+        self._stop_by = time.monotonic() + grace
+        self._stop_grace = grace
+        if by == "request":
+            self._asked = True
+        else:
+            self._ended_by = by
+        self._note("stop", grace=grace, by=by)
+        self._signal_leader(signal.SIGTERM)
+        # A stopped process would see the signal only once it is continued.
+        tree.signal_descendants(signal.SIGCONT, only_stopped=True)
+
+    def _note(self, record: str, **fields: str | int | float | bool | None) -> None:
+        try:
+            self._journal.write(record, **fields)
+        except OSError:
+            pass  # a full disk never keeps a stop from being carried out
+
+    # --- control ---------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        self._callers[connection.fileno()] = connection
+        self._poll.register(connection.fileno(), select.POLLIN)
+
+    def _answer(self, connection: socket.socket) -> None:
+        self._poll.unregister(connection.fileno())
+        try:
+            words = connection.recv(_REQUEST_BYTES).split()
+        except OSError:
+            words = []
+        self._reap()
+        if self._status is not None and words:
+            self._waiting.append(connection)  # answered once the end is written down
+            return
+        match words:
+            case [b"stop", grace] if grace.isdigit():
+                reply = self._stop(int(grace))
+            case [b"kill"]:
+                reply = self._kill()
+            case [b"ping"]:
+                reply = b"here"
+            case _:
+                reply = b"unknown"
+        _say(connection, reply)
+
+    def _stop(self, grace: int) -> bytes:
+        if self._stop_by is not None:
+            self._asked = True
+            return b"already_stopping %d" % self._stop_grace
+        self._begin_stop(grace, "request")
+        return b"signalled %d" % grace
+
+    def _kill(self) -> bytes:
+        self._asked = True
+        self._stop_by = time.monotonic()
+        self._note("kill")
+        self._escalate()
+        return b"signalled 0"
+
+    # --- output and end --------------------------------------------------------------------------------------
+
+    def _move_output(self, pipe: int) -> None:
+        if not self._pump.turn(pipe, self._pipes[pipe]):
+            self._poll.unregister(pipe)
+            del self._pipes[pipe]
+            os.close(pipe)
+
+    def _finish(self) -> None:
+        for pipe, stream in self._pipes.items():
+            self._pump.turn(pipe, stream)
+        self._pump.close()
+        if self._cgroup is not None:
+            self._cgroup.remove()
+        status = self._status
+        assert status is not None  # noqa: S101 - an empty tree has a reaped leader
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        fields: dict[str, str | int | float | bool | None] = {
+            "exit_code": os.waitstatus_to_exitcode(status) if number is None else 128 + number,
+            "signal": number,
+            "forced": self._killed_leader and number == signal.SIGKILL,
+            "stop_reached": self._asked,
+            "ended_by": self._ended_by,
+        }
+        while True:
+            try:
+                self._journal.write("exit", durable=True, **fields)
+                break
+            except OSError:
+                time.sleep(1)  # the one thing that must not be lost; the lock says that it is still to come
+        try:
+            os.unlink(self._control_path)
+        except OSError:
+            pass
+        for connection in self._waiting:
+            _say(connection, b"exited")
+
+
+def _words(error: Exception) -> tuple[str, int]:
+    if isinstance(error, workload.StartError):
+        return error.stage, error.number
+    return "shim", getattr(error, "errno", 0) or 0
+
+
+def _say(connection: socket.socket, reply: bytes) -> None:
+    try:
+        connection.send(reply)
+    except OSError:
+        pass  # the caller has given up
+    connection.close()
+
+
+def main(request: bytes, descriptors: list[int]) -> None:
+    """Be the shim of one workload, from its start to its end."""
+    shim = Shim(Request.unpack(request), Descriptors(*descriptors))
+    if shim.start():
+        shim.guard()
