@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from agora.model.record import Record, State
 
 PATIENCE = 30
@@ -55,7 +54,7 @@ class Cli:
         """Run a command to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "agora", *args], input=stdin, capture_output=True, text=True, timeout=PATIENCE,
-            cwd=self.directory, env=self.environment(env),
+            check=False, cwd=self.directory, env=self.environment(env),
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 import pytest
-
 from agora import errors
 from agora.cli.base import Exit, Session, record_exit_code
 from agora.cli.cancel import waited_code, worst

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-
 from agora.cli.follow import event_words
 from agora.cli.look import record_pairs
 from agora.cli.output import end_line, print_table, printable, span, state_words

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
-
 from agora.cli.spec_flags import spec_fields, spec_options
 from agora.errors import InvalidRequest
+from click.testing import CliRunner
 
 Parse = Callable[..., dict[str, Any]]
 

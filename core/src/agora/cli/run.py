@@ -177,8 +177,9 @@ class Foreground:
             f"{'once more to leave it alone' if force else 'again to force'}")  # fmt: skip
         try:
             while True:
+                was_known = self.known
                 result = await self.client.cancel(self.id, reason=reason, force=force)
-                if result.outcome is not Outcome.NOT_FOUND or self.known:
+                if result.outcome is not Outcome.NOT_FOUND or was_known:
                     break
                 await anyio.sleep(CANCEL_RETRY)
         except AgoraError as error:
