@@ -3,6 +3,7 @@
 from agora.model.base import Model
 from agora.model.capabilities import FULL, Capabilities, Limits, cannot
 from agora.provider import Installation, ProviderInfo
+
 from agora_local.config import LocalConfig, LocalOptions
 
 __all__ = ["PROVIDER"]
@@ -36,13 +37,16 @@ PROVIDER = ProviderInfo(
         oom_reason=cannot("the kernel does not tell an out-of-memory kill from another SIGKILL"),
         secrets=FULL,
     ),
-    # A journal that is gone says nothing of the process, so absence proves no death.
+    # A journal that is gone says nothing of the process, so absence proves no death. A start without a journal
+    # is impossible, and while one is under way its lock is held, so absence does prove that nothing was started.
     limits=Limits(
         settle_time=0,
         report_lag=0.5,
         poll_interval=0.5,
         concurrency=16,
         absence_proves_death=False,
-        refused_fields=("image", "resources"),
+        absence_proves_never_started=True,
+        spec_is_whole=False,
+        refused_fields=("image", "resources.cpu", "resources.memory"),
     ),
 )

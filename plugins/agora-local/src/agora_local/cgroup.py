@@ -105,7 +105,9 @@ def parent_path() -> str | None:
     """
     groups = processes.read_file("/proc/self/cgroup").splitlines()
     own = next((os.fsdecode(line[3:]) for line in groups if line.startswith(b"0::")), None)
-    for root, point in _mounts() if own is not None else ():
+    if own is None:
+        return None
+    for root, point in _mounts():
         if root == "/" or own == root or own.startswith(root + "/"):
             path = (point + own.removeprefix(root.rstrip("/"))).rstrip("/")
             return path if os.access(path, os.W_OK) else None

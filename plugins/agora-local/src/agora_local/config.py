@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from agora.model.base import Model
+from pydantic import Field
 
 DEFAULT_LOG_CAP = 100_000_000
 #: The smallest log that still holds whole reads of a pipe in each of its files.

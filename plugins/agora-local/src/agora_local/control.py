@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from agora.errors import Unreachable
+
 from agora_local.claims import opened
 from agora_local.journal import LIVE
 

@@ -17,7 +17,7 @@ import traceback
 if __name__ == "__main__":
     # The modules of this package need the standard library alone; its __init__ does not, so it is passed over.
     package = type(sys)("agora_local")
-    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     sys.modules["agora_local"] = package
 
 from agora_local import shim
@@ -39,17 +39,15 @@ def _start_clean() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # The workload gets the caller's limits; a shim must not die of them.
-    for name in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        _, hard = resource.getrlimit(name)
-        resource.setrlimit(name, (hard, hard))
+    for limit in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (hard, hard))
 
 
 def serve(control: socket.socket) -> None:
     """Fork one shim per request until the other side is gone."""
     while True:
-        request, descriptors, _, _ = socket.recv_fds(
-            control, REQUEST_BYTES, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        request, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not request:
             return
         pid = os.fork()

@@ -54,14 +54,13 @@ class Journal:
         self._offset = offset
         self._reserve = reserve
 
-    def write(self, record: str, *, durable: bool = False, **fields: str | int | float | bool | None) -> float:
-        """Append one record and return the time in it; `durable` waits until it is on the disk.
+    def write(self, record: str, *, durable: bool = False, **fields: str | int | float | bool | None) -> None:
+        """Append one record with the time; `durable` waits until it is on the disk.
 
         Raises:
             OSError: it could not be written even after the reserve was given up.
         """
-        now = time.time()
-        text = line(record, at=now, **fields)
+        text = line(record, at=time.time(), **fields)
         for attempt in range(_RELEASE_ATTEMPTS):
             try:
                 if os.pwrite(self._descriptor, text, self._offset) == len(text):
@@ -75,7 +74,6 @@ class Journal:
         self._offset += len(text)
         if durable:
             os.fdatasync(self._descriptor)
-        return now
 
     def _release_reserve(self) -> None:
         try:

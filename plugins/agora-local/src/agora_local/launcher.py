@@ -15,8 +15,9 @@ from pathlib import Path
 
 from agora.errors import ConfigError, ProviderError, SubmitRefused, Unreachable
 from agora.model.spec import Spec
+
 from agora_local import forkserver, processes
-from agora_local.shim import Request
+from agora_local.request import Request
 from agora_local.workload import Start
 
 #: Seconds for one start, below the 10 that a caller allows.
@@ -68,16 +69,13 @@ class Launcher:
         self._pid = 0
         self._owner: tuple[int, int, int] | None = None
 
-    def start(self, request: Request, start: Start, descriptors: Sequence[int]) -> tuple[int, int, int, int, float]:
-        """Have a workload started.
+    def start(self, request: Request, start: Start, descriptors: Sequence[int]) -> None:
+        """Have a workload started; the journal says the rest.
 
         Parameters:
             request: what its shim is told.
             start: what the workload is started with.
             descriptors: directory, journal, control sockets, working directory.
-
-        Returns:
-            pid and start time of the workload, pid and start time of its shim, time of the start.
 
         Raises:
             SubmitRefused: it cannot be started; nothing is left of it.
@@ -111,12 +109,10 @@ class Launcher:
         if not answer:
             self._drop(control)
             raise Nothing
-        kind, *rest = marshal.loads(answer)  # noqa: S302 - written by this very package
-        if kind == "refused":
-            stage, number = rest
+        failed = marshal.loads(answer)  # noqa: S302 - written by this very package
+        if failed is not None:
+            stage, number = failed
             raise refusal(stage, number, start)
-        pid, start_time, shim, shim_start_time, began = rest[0]
-        return pid, start_time, shim, shim_start_time, began
 
     def close(self) -> None:
         """Let the fork server end; what it started goes on."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agora.model.observation import LogChunk
+
 from agora_local.pump import FRAME, HEAD, MAGIC, file_name
 from agora_local.story import moment
 from agora_local.watch import Inotify
@@ -30,9 +31,7 @@ class Frame(NamedTuple):
 
     def chunk(self) -> LogChunk:
         """Return it as the contract's chunk."""
-        return LogChunk(
-            stream=_STREAMS[self.stream], data=self.data, at=moment(self.at), dropped=self.dropped
-        )
+        return LogChunk(stream=_STREAMS[self.stream], data=self.data, at=moment(self.at), dropped=self.dropped)
 
 
 class Reader:

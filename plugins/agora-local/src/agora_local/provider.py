@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
 
 from agora.errors import (
-    ConfigError,
     DispatchConflict,
     InvalidRequest,
     ProviderError,
@@ -25,18 +22,18 @@ from agora.model.ids import check_dispatch_id
 from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase, ReceiptKind, StopReceipt
 from agora.model.spec import Spec
 from agora.provider import Installation
-from agora_local import cgroup, claims, control, logs, processes, rescue, story, watch
+
+from agora_local import cgroup, claims, control, logs, machine, processes, rescue, story, watch
 from agora_local.claims import Claim
 from agora_local.config import LocalConfig, LocalOptions
-from agora_local.journal import LIVE, RESERVE, RESERVE_BYTES
+from agora_local.journal import LIVE, RESERVE
 from agora_local.launcher import Launcher, Nothing, surroundings
-from agora_local.shim import Request
+from agora_local.request import Request
 from agora_local.story import Story
 
 #: Seconds that a dispatch waits for another one of the same id, below the 10 that a caller allows.
 _WAIT_FOR_OTHER = 8.0
 _PAUSE = 0.005
-_RESERVE_NEEDS_FREE = 8 * RESERVE_BYTES
 
 
 class LocalProvider:
@@ -52,24 +49,25 @@ class LocalProvider:
     """
 
     def __init__(self, target_name: str, config: LocalConfig, installation: Installation) -> None:
-        _require_linux(target_name)
+        machine.require_linux(target_name)
         self._config = config
         self._installation = installation.id
         self._root = (config.state_dir or installation.directory / "local" / target_name).absolute()
         self._launcher = Launcher(self._root)
+        self._machine = machine.machine_id(self._root)
         self._ready = False
         self._closed = False
 
     @hookimpl
     def check(self, spec: Spec) -> None:
-        """Refuse an image, resources, or a spec without a command."""
+        """Refuse a spec without a command; the declared limits say the rest."""
         if spec.command is None:
             raise InvalidRequest("command: a local workload has no image that could bring one; name a program")
-        for name in ("image", "resources"):
-            value = getattr(spec, name)
-            if value != Spec.model_fields[name].default:
-                raise InvalidRequest(f"{name}: a target of provider 'local' cannot honour it; leave it out")
-        LocalOptions.model_validate(spec.options)
+
+    @hookimpl
+    def identity(self) -> str:
+        """Return the id of this machine."""
+        return self._machine
 
     @hookimpl
     def dispatch(self, id: str, spec: Spec, check: Check) -> Handle:
@@ -109,17 +107,28 @@ class LocalProvider:
     @hookimpl
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:
         """Read the journals."""
-        if handles and all(handle.backend != self._machine() for handle in handles):
+        if handles and all(handle.backend != self._machine for handle in handles):
             raise Unreachable(f"{handles[0].id} is on machine {handles[0].backend}, this is another one", sent=False)
         return [self._observe(handle) for handle in handles]
 
     @hookimpl
     def find(self, id: str) -> Handle | None:
         """Look for the directory of a dispatch that was started."""
-        found = story.read(self._path(id))
-        if found is None or not self._is_ours(found, self._installation) or found.start is None:
+        path = self._path(id)
+        found = story.read(path)
+        if found is None or not self._is_ours(found, self._installation):
             return None
-        return story.handle(id, found)
+        if found.start is not None:
+            return story.handle(id, found)
+        try:
+            claim = claims.take(path, make=False)
+        except FileNotFoundError:
+            return None
+        if claim is None:
+            raise Unreachable(f"{id} is being started, or its start is being given up")
+        with claim:
+            found = claim.story()
+        return story.handle(id, found) if found.start else None
 
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:
@@ -152,9 +161,7 @@ class LocalProvider:
         watch.watch(self._root, sink, lambda: self._closed, self._heard, self._shim_lost)
 
     @hookimpl
-    def logs(
-        self, handle: Handle, follow: bool, since: datetime | None, tail: int | None
-    ) -> Iterator[LogChunk]:
+    def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
         """Read the log files."""
         path = self._mine(handle)
 
@@ -199,7 +206,7 @@ class LocalProvider:
                 id=id,
                 installation=self._installation,
                 digest=digest,
-                machine=self._machine(),
+                machine=self._machine,
                 boot=boot,
                 cgroup=group,
             )
@@ -238,7 +245,7 @@ class LocalProvider:
             except OSError as error:
                 raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
             self._ready = True
-        _keep_reserve(self._root / RESERVE)
+        machine.keep_reserve(self._root)
 
     def _same(self, id: str, found: Story, digest: str) -> None:
         if found.claim is None:
@@ -252,7 +259,7 @@ class LocalProvider:
 
     def _observe(self, handle: Handle) -> Observation:
         path = self._path(handle.id)
-        if handle.backend != self._machine():
+        if handle.backend != self._machine:
             return Observation(phase=Phase.RUNNING, reachable=False, reason="another_machine")
         found = story.read(path)
         if found is None or not self._is_ours(found, self._installation) or found.start is None:
@@ -338,74 +345,9 @@ class LocalProvider:
         return self._root / check_dispatch_id(id)
 
     def _mine(self, handle: Handle) -> Path:
-        if handle.backend != self._machine():
+        if handle.backend != self._machine:
             raise Unreachable(f"{handle.id} is on machine {handle.backend}, this is another one", sent=False)
         return self._path(handle.id)
 
     def _is_ours(self, found: Story, installation: str) -> bool:
         return found.claim is not None and found.claim["installation"] == installation
-
-    def _machine(self) -> str:
-        return machine_id(self._root)
-
-
-def machine_id(state_dir: Path) -> str:
-    """Return the identity of this machine: machine-id(5), else one that is kept beside the journals."""
-    known = _MACHINE.get(state_dir)
-    if known is None:
-        known = _MACHINE[state_dir] = _read_machine_id(state_dir)
-    return known
-
-
-_MACHINE: dict[Path, str] = {}
-
-
-def _read_machine_id(state_dir: Path) -> str:
-    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
-        try:
-            if found := path.read_text().strip():
-                return found
-        except OSError:
-            continue
-    own = state_dir / ".machine"
-    try:
-        return own.read_text()
-    except FileNotFoundError:
-        made = state_dir / f".machine.{uuid4().hex}"
-        made.write_text(uuid4().hex)
-        try:
-            own.hardlink_to(made)
-        except FileExistsError:
-            pass
-        made.unlink()
-        return own.read_text()
-
-
-def _keep_reserve(path: Path) -> None:
-    if path.exists():
-        return
-    space = os.statvfs(path.parent)
-    if space.f_bavail * space.f_frsize < _RESERVE_NEEDS_FREE:
-        return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
-    finally:
-        os.close(descriptor)
-
-
-def _require_linux(target_name: str) -> None:
-    why = None
-    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
-        why = f"this is {sys.platform}"
-    else:
-        try:
-            os.close(os.pidfd_open(os.getpid()))
-        except OSError as error:
-            why = f"pidfd_open: {error.strerror}"
-        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-            why = "no /proc/PID/task/TID/children; mount /proc, with a kernel built with CONFIG_PROC_CHILDREN"
-    if why is not None:
-        raise ConfigError(
-            f"targets.{target_name}: provider 'local' needs Linux 5.3 or later (pidfd, procfs): {why}"
-        )

@@ -12,11 +12,13 @@ import select
 import signal
 import socket
 import time
+from contextlib import suppress
 
-from agora_local import journal, processes, tree, workload
+from agora_local import processes, tree, workload
 from agora_local.cgroup import Cgroup
 from agora_local.journal import Journal
 from agora_local.pump import Pump
+from agora_local.request import Descriptors, Request
 
 #: The contract arms a backend's own deadline at least so many seconds after the dispatch's.
 BACKSTOP_MARGIN = 60.0
@@ -27,64 +29,7 @@ _LAST_PAUSE = 0.2
 #: Rounds after which not only the own children are killed but everything below them in one go.
 _DEEP_AFTER = 2
 _REQUEST_BYTES = 64
-
-
-class Request:
-    """What the fork server was asked for, without anything secret.
-
-    Parameters:
-        id: the dispatch.
-        grace: seconds of grace that the spec gives.
-        timeout: seconds until the dispatch's deadline.
-        log_cap: bytes of output that are kept.
-        cgroup: where the workload's control group is made, or None.
-        offset: where the shim's first record goes in the journal.
-        reserve: path of the reserve file.
-    """
-
-    __slots__ = ("cgroup", "grace", "id", "log_cap", "offset", "reserve", "timeout")
-
-    def __init__(
-        self, id: str, grace: int, timeout: int, log_cap: int, cgroup: str | None, offset: int, reserve: str
-    ) -> None:
-        self.id = id
-        self.grace = grace
-        self.timeout = timeout
-        self.log_cap = log_cap
-        self.cgroup = cgroup
-        self.offset = offset
-        self.reserve = reserve
-
-    def pack(self) -> bytes:
-        """Return it as bytes for `unpack`, in the same version of Python."""
-        fields = (self.id, self.grace, self.timeout, self.log_cap, self.cgroup, self.offset, self.reserve)
-        return marshal.dumps(fields)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Request:
-        """Read it from the fork server's socket."""
-        return cls(*marshal.loads(data))  # noqa: S302 - written by this very package
-
-
-class Descriptors:
-    """The files that come with a request.
-
-    Parameters:
-        caller: stream to the dispatching process.
-        directory: the dispatch's directory.
-        journal: the journal, locked.
-        live: directory of the control sockets.
-        home: the caller's working directory.
-    """
-
-    __slots__ = ("caller", "directory", "home", "journal", "live")
-
-    def __init__(self, caller: int, directory: int, journal: int, live: int, home: int) -> None:
-        self.caller = caller
-        self.directory = directory
-        self.journal = journal
-        self.live = live
-        self.home = home
+_NEVER = float("inf")
 
 
 class Shim:
@@ -102,10 +47,11 @@ class Shim:
         self._waiting: list[socket.socket] = []
         self._leader = -1
         self._leader_fd = -1
-        self._status: int | None = None
+        self._status = 0
+        self._leader_gone = False
         self._cgroup: Cgroup | None = None
         self._backstop = time.monotonic() + request.timeout + BACKSTOP_MARGIN
-        self._stop_by: float | None = None
+        self._stop_by = _NEVER
         self._stop_grace = 0
         self._asked = False
         self._ended_by: str | None = None
@@ -126,21 +72,23 @@ class Shim:
         caller = socket.socket(fileno=self._descriptors.caller)
         try:
             self._listen()
-            record = self._spawn(caller)
+            self._spawn(caller)
             self._journal.write("running")
         except (workload.StartError, OSError) as error:
             self._undo(error)
-            answer: tuple[object, ...] = ("refused", *_words(error))
+            answer = marshal.dumps(_words(error))
+            runs = False
         else:
-            answer = ("started", record)
             os.utime(self._control_path)  # tells those who watch the directory
+            answer = marshal.dumps(None)
+            runs = True
         try:
-            caller.send(marshal.dumps(answer))
+            caller.send(answer)
         except OSError:
             pass  # the dispatching process is gone; whoever comes next finds the journal
         caller.close()
         os.close(self._descriptors.home)
-        return answer[0] == "started"
+        return runs
 
     def _take_signals(self) -> None:
         for number in _IGNORED:
@@ -166,7 +114,7 @@ class Shim:
         self._listener = listener
         self._poll.register(listener.fileno(), select.POLLIN)
 
-    def _spawn(self, caller: socket.socket) -> tuple[int, int, int, int, float]:
+    def _spawn(self, caller: socket.socket) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out, out_write = os.pipe2(os.O_CLOEXEC)
         err, err_write = os.pipe2(os.O_CLOEXEC)
@@ -189,7 +137,7 @@ class Shim:
         leader, own = processes.stat(pid), processes.stat(shim)
         if leader is None or own is None:
             raise workload.StartError("request", 0)
-        began = self._journal.write(
+        self._journal.write(
             "start",
             pid=pid,
             start_time=leader.start_time,
@@ -203,7 +151,6 @@ class Shim:
         ours.close()
         if said:
             raise workload.StartError.unpack(said)
-        return pid, leader.start_time, shim, own.start_time, began
 
     def _fork(self) -> int:
         if self._request.cgroup is not None:
@@ -235,7 +182,7 @@ class Shim:
         """Serve until the tree is empty and the end is written down."""
         while True:
             self._reap()
-            if self._told_to_end and self._stop_by is None:
+            if self._told_to_end and self._stop_by == _NEVER:
                 self._begin_stop(self._request.grace, "external")
             pause = self._escalate()
             if self._empty:
@@ -259,6 +206,7 @@ class Shim:
                     return
                 if pid == self._leader:
                     self._status = status
+                    self._leader_gone = True
         except ChildProcessError:
             # No child, dead or alive: with this process as the subreaper, nothing of the tree is left.
             self._empty = True
@@ -266,14 +214,11 @@ class Shim:
     def _escalate(self) -> float | None:
         """Kill what is due; return seconds until there is something to do again."""
         now = time.monotonic()
-        if self._status is None:
-            if self._stop_by is None:
-                if now < self._backstop:
-                    return self._backstop - now
+        if not self._leader_gone:
+            if self._stop_by == _NEVER and now >= self._backstop:
                 self._begin_stop(self._request.grace, "deadline")
-            assert self._stop_by is not None  # noqa: S101 - set by the line above
             if now < self._stop_by:
-                return self._stop_by - now
+                return (self._backstop if self._stop_by == _NEVER else self._stop_by) - now
             if not self._killed_leader:
                 self._killed_leader = True
                 self._signal_leader(signal.SIGKILL)
@@ -285,7 +230,7 @@ class Shim:
         self._rounds += 1
         if self._rounds > _DEEP_AFTER:
             tree.signal_descendants(signal.SIGKILL)
-        return min(_FIRST_PAUSE * 2 ** min(self._rounds, 10), _LAST_PAUSE)
+        return min(_FIRST_PAUSE * (1 << min(self._rounds, 10)), _LAST_PAUSE)
 
     def _signal_leader(self, number: int) -> None:
         try:
@@ -300,16 +245,11 @@ class Shim:
             self._asked = True
         else:
             self._ended_by = by
-        self._note("stop", grace=grace, by=by)
+        with suppress(OSError):  # a full disk never keeps a stop from being carried out
+            self._journal.write("stop", grace=grace, by=by)
         self._signal_leader(signal.SIGTERM)
         # A stopped process would see the signal only once it is continued.
         tree.signal_descendants(signal.SIGCONT, only_stopped=True)
-
-    def _note(self, record: str, **fields: str | int | float | bool | None) -> None:
-        try:
-            self._journal.write(record, **fields)
-        except OSError:
-            pass  # a full disk never keeps a stop from being carried out
 
     # --- control ---------------------------------------------------------------------------------------------
 
@@ -329,7 +269,7 @@ class Shim:
         except OSError:
             words = []
         self._reap()
-        if self._status is not None and words:
+        if self._leader_gone and words:
             self._waiting.append(connection)  # answered once the end is written down
             return
         match words:
@@ -344,7 +284,7 @@ class Shim:
         _say(connection, reply)
 
     def _stop(self, grace: int) -> bytes:
-        if self._stop_by is not None:
+        if self._stop_by != _NEVER:
             self._asked = True
             return b"already_stopping %d" % self._stop_grace
         self._begin_stop(grace, "request")
@@ -353,7 +293,8 @@ class Shim:
     def _kill(self) -> bytes:
         self._asked = True
         self._stop_by = time.monotonic()
-        self._note("kill")
+        with suppress(OSError):
+            self._journal.write("kill")
         self._escalate()
         return b"signalled 0"
 
@@ -371,19 +312,18 @@ class Shim:
         self._pump.close()
         if self._cgroup is not None:
             self._cgroup.remove()
-        status = self._status
-        assert status is not None  # noqa: S101 - an empty tree has a reaped leader
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        fields: dict[str, str | int | float | bool | None] = {
-            "exit_code": os.waitstatus_to_exitcode(status) if number is None else 128 + number,
-            "signal": number,
-            "forced": self._killed_leader and number == signal.SIGKILL,
-            "stop_reached": self._asked,
-            "ended_by": self._ended_by,
-        }
+        number = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else None
         while True:
             try:
-                self._journal.write("exit", durable=True, **fields)
+                self._journal.write(
+                    "exit",
+                    durable=True,
+                    exit_code=os.waitstatus_to_exitcode(self._status) if number is None else 128 + number,
+                    signal=number,
+                    forced=self._killed_leader and number == signal.SIGKILL,
+                    stop_reached=self._asked,
+                    ended_by=self._ended_by,
+                )
                 break
             except OSError:
                 time.sleep(1)  # the one thing that must not be lost; the lock says that it is still to come

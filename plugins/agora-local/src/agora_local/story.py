@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agora.model.observation import EndedBy, Handle, Observation, Phase
+
 from agora_local.journal import JOURNAL
 
 Record = dict[str, Any]

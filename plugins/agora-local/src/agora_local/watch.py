@@ -13,6 +13,7 @@ from pathlib import Path
 from agora.errors import ProviderError
 from agora.hookspecs import WatchSink
 from agora.model.observation import Handle, Observation
+
 from agora_local.journal import LIVE
 
 _TICK = 0.5

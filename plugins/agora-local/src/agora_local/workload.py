@@ -156,7 +156,7 @@ def _execute(start: Start) -> None:
     denied: OSError | None = None
     for directory in start.environment.get(b"PATH", os.fsencode(os.defpath)).split(b":"):
         try:
-            os.execve(os.path.join(directory or b".", program), start.arguments, start.environment)  # noqa: S606, PTH118
+            os.execve(os.path.join(directory or b".", program), start.arguments, start.environment)  # noqa: S606
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError as error:

@@ -1,0 +1,72 @@
+"""This machine: who it is, what it can do, and the space that is kept back on its disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from agora.errors import ConfigError
+
+from agora_local.journal import RESERVE, RESERVE_BYTES
+
+#: The reserve is made only where so many times its size is free.
+_RESERVE_MARGIN = 8
+
+
+def require_linux(target_name: str) -> None:
+    """Check that processes can be watched over here.
+
+    Raises:
+        ConfigError: says what is missing.
+    """
+    why = None
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        why = f"this is {sys.platform}"
+    else:
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            why = f"pidfd_open: {error.strerror}"
+        if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+            why = "no /proc/PID/task/TID/children (procfs of a kernel with CONFIG_PROC_CHILDREN)"
+    if why is not None:
+        raise ConfigError(f"targets.{target_name}: provider 'local' needs Linux 5.3 or later (pidfd): {why}")
+
+
+def machine_id(state_dir: Path) -> str:
+    """Return the identity of this machine: machine-id(5), else one that is kept in `state_dir`."""
+    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        try:
+            found = path.read_text().strip()
+        except OSError:
+            continue
+        if found and found != "uninitialized":
+            return found
+    own = state_dir / ".machine"
+    if not own.exists():
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = state_dir / f".machine.{uuid4().hex}"
+        made.write_text(uuid4().hex)
+        try:
+            own.hardlink_to(made)  # of two processes at once, one wins
+        except FileExistsError:
+            pass
+        made.unlink()
+    return own.read_text()
+
+
+def keep_reserve(state_dir: Path) -> None:
+    """Set the reserve aside, if it is not there and there is plenty of space."""
+    path = state_dir / RESERVE
+    if path.exists():
+        return
+    space = os.statvfs(state_dir)
+    if space.f_bavail * space.f_frsize < _RESERVE_MARGIN * RESERVE_BYTES:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+    finally:
+        os.close(descriptor)
