@@ -156,11 +156,13 @@ def _with(settings: Settings, key: str, value: Any, source: str) -> Settings:
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{key} in {source} must be of type {kind.__name__}")
-    if key == "timeout_cap" and not 1 <= value <= MAX_TIMEOUT:
+    number: Any = value
+    if key == "timeout_cap" and not 1 <= number <= MAX_TIMEOUT:
         raise ConfigError(f"timeout_cap in {source} must be 1 to {MAX_TIMEOUT} seconds")
-    if kind is float and value <= 0:
+    if kind is float and number <= 0:
         raise ConfigError(f"{key} in {source} must be above 0 seconds")
-    return replace(settings, **{key: value})
+    changed: dict[str, Any] = {key: value}
+    return replace(settings, **changed)
 
 
 def _from_text(text: str, key: str, source: str) -> Any:

@@ -68,6 +68,10 @@ class ProviderHooks:
         """List every workload that carries the marks of that installation."""
 
     @hookspec(firstresult=True)
+    def identity(self) -> str | None:
+        """Prove which backend this target talks to now, in the words of `Handle.backend`."""
+
+    @hookspec(firstresult=True)
     def check(self, spec: Spec) -> object:
         """Refuse with `InvalidRequest` what this target cannot honour, before anything starts; return None."""
 
@@ -79,7 +83,7 @@ class ProviderHooks:
     def logs(  # type: ignore[empty-body]
         self, handle: Handle, follow: bool, since: datetime | None, tail: int | None
     ) -> Iterator[LogChunk]:
-        """Yield output, the last `tail` lines where given; with `follow` until the end, an empty chunk once a second."""
+        """Yield output, the last `tail` lines where given; with `follow` to the end, an empty chunk every second."""
 
     @hookspec(firstresult=True)
     def kill(self, handle: Handle) -> StopReceipt:  # type: ignore[empty-body]

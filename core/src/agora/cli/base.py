@@ -74,7 +74,8 @@ class Session:
         from agora.client import AgoraClient
         from agora.model.cause import Via
 
-        return AgoraClient(self.home, actor=self.actor, via=Via.CLI, supervisor=self.supervisor)
+        home = self.home.absolute() if self.home else None
+        return AgoraClient(home, actor=self.actor, via=Via.CLI, supervisor=self.supervisor)
 
     def run(self, action: Callable[[AgoraClient], Awaitable[int]]) -> int:
         """Open a client, await `action` with it, close it and return the action's exit code."""

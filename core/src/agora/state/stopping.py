@@ -13,6 +13,9 @@ from agora.state import facts
 from agora.state.draft import Draft, back, expired
 from agora.state.ends import absent, confirm, decide, end
 
+#: A stop for an ended dispatch without proof of death is sent again so often, in seconds.
+UNCONFIRMED_EVERY = 30.0
+
 _ALREADY = {
     State.SUCCEEDED: Outcome.ALREADY_SUCCEEDED,
     State.FAILED: Outcome.ALREADY_FAILED,
@@ -137,7 +140,7 @@ def _accepted(draft: Draft, kind: str, receipt: StopReceipt, shorten: bool) -> N
     back(draft)
     if receipt.degraded:
         _degrade(draft, *receipt.degraded)
-    if kind == "kill":
+    if kind == "kill" and "force" not in receipt.degraded:
         draft.set(kill_accepted=True)
     if entry.accepted_at is None:
         effective = 0.0 if kind == "kill" and receipt.effective_grace is None else receipt.effective_grace
@@ -161,7 +164,10 @@ def _shorten_to_asked(draft: Draft, shorten: bool) -> None:
 
 def _answered_after_end(draft: Draft, fact: facts.AttemptAnswered) -> None:
     receipt = fact.receipt
-    if receipt is None or draft.entry.confirmed is not False:
+    if draft.entry.confirmed is not False:
+        return
+    draft.set(retry_at=draft.now + timedelta(seconds=UNCONFIRMED_EVERY))
+    if receipt is None:
         return
     if receipt.kind is ReceiptKind.ALREADY_EXITED and receipt.observation is not None:
         confirm(draft, receipt.observation)

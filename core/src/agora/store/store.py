@@ -152,6 +152,17 @@ class Store:
             raise DispatchNotFound(f"there is no dispatch {id}")
         return entry
 
+    def read_blocking(self, id: str) -> Entry:
+        """Read one entry from a worker thread.
+
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+        entry: Entry | None = self._reader.submit(lambda connection: rows.read(connection, id)).result(BUSY_SECONDS)
+        if entry is None:
+            raise DispatchNotFound(f"there is no dispatch {id}")
+        return entry
+
     async def read_many(self, ids: Iterable[str]) -> list[Entry]:
         """Read those of the entries that exist."""
         wanted = list(ids)
@@ -165,7 +176,7 @@ class Store:
         """Return the version of every dispatch that somebody has to look after."""
         return await self._read(lambda connection: dict(rows.queries().live_versions(connection)))
 
-    async def list(self, wanted: Filter) -> list[Entry]:
+    async def listed(self, wanted: Filter) -> list[Entry]:
         """Read entries, newest first."""
         return await self._read(lambda connection: rows.listed(connection, wanted))
 

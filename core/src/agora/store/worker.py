@@ -79,7 +79,7 @@ class StoreWorker:
                 if connection is None:
                     connection = self._connect()
                 self._serve(connection, batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits for the jobs
                 for one in batch:
                     if not one.future.done():
                         one.future.set_exception(error)
@@ -93,7 +93,7 @@ class StoreWorker:
             for job in batch:
                 try:
                     job.future.set_result(job.run(connection))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - handed to whoever waits for the job
                     job.future.set_exception(error)
             return
         try:
@@ -124,7 +124,7 @@ class StoreWorker:
                     connection.execute("RELEASE job")
                 except sqlite3.OperationalError:
                     raise
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - handed to whoever waits for the job
                     connection.execute("ROLLBACK TO job")
                     connection.execute("RELEASE job")
                     results.append((None, error))

@@ -1,0 +1,7 @@
+"""The client: dispatch, cancel, wait and the rest, async and blocking."""
+
+from agora.client.blocking import BlockingClient
+from agora.client.client import AgoraClient
+from agora.client.handle import DispatchHandle
+
+__all__ = ["AgoraClient", "BlockingClient", "DispatchHandle"]

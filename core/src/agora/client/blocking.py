@@ -1,0 +1,233 @@
+"""The blocking twin of the client: the same verbs, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from agora.client.client import AgoraClient
+from agora.client.targets import TargetStatus
+from agora.config import Settings
+from agora.engine import Reaped, ReconcileReport
+from agora.errors import AgoraError
+from agora.model.cancel import CancelResult
+from agora.model.cause import Cause, Via
+from agora.model.events import Event
+from agora.model.observation import LogChunk
+from agora.model.record import Record, State
+from agora.model.spec import Spec
+from agora.plugins import ProviderStatus
+
+T = TypeVar("T")
+Records = list[Record]
+Reaps = list[Reaped]
+Ids = list[str]
+Providers = list[ProviderStatus]
+TargetList = list[TargetStatus]
+
+
+class BlockingHandle:
+    """One dispatch in hand, blocking; see `DispatchHandle`.
+
+    Parameters:
+        client: the client that it was dispatched with.
+        record: the record as it was then.
+    """
+
+    def __init__(self, client: BlockingClient, record: Record) -> None:
+        self._client = client
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        """The dispatch id."""
+        return self.record.id
+
+    def get(self, *, refresh: bool = True) -> Record:
+        """Read the record."""
+        return self._client.get(self.id, refresh=refresh)
+
+    def cancel(
+        self, *, reason: str | None = None, grace: int | None = None, force: bool = False, cause: Cause | None = None
+    ) -> CancelResult:
+        """Cancel it."""
+        return self._client.cancel(self.id, reason=reason, grace=grace, force=force, cause=cause)
+
+    def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
+        """Wait for its end."""
+        return self._client.wait(self.id, timeout=timeout, confirmed=confirmed)
+
+    def result(self, *, timeout: float | None = None) -> Record:
+        """Wait for its success."""
+        return self._client.result(self.id, timeout=timeout)
+
+    def events(self, *, follow: bool = False, after: int = 0) -> Iterator[Event]:
+        """Its events."""
+        return self._client.events(self.id, follow=follow, after=after)
+
+    def logs(
+        self, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
+    ) -> Iterator[LogChunk]:
+        """Its output."""
+        return self._client.logs(self.id, follow=follow, since=since, tail=tail)
+
+    def __repr__(self) -> str:
+        return f"<BlockingHandle {self.id} on {self.record.target}>"
+
+
+class BlockingClient:
+    """`AgoraClient` for programs without an event loop; a context manager, usable from several threads.
+
+    Parameters and errors are those of `AgoraClient`, verb by verb.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        settings: Settings | None = None,
+        actor: str | None = None,
+        via: Via = Via.API,
+        supervisor: bool = True,
+        extensions: Sequence[object] = (),
+    ) -> None:
+        self._client = AgoraClient(
+            home, settings=settings, actor=actor, via=via, supervisor=supervisor, extensions=extensions
+        )
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> BlockingClient:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            opened: AbstractContextManager[AgoraClient] = portal.wrap_async_context_manager(self._client)
+            stack.enter_context(opened)
+            self._portal = portal
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._portal = None
+        self._stack.__exit__(kind, error, traceback)
+
+    def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._portal is None:
+            raise AgoraError("the client is not open: use it as `with BlockingClient() as client`")
+        result: T = self._portal.call(work)
+        return result
+
+    def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> tuple[T] | None:
+            async for value in values:
+                return (value,)
+            return None
+
+        while (found := self._call(following)) is not None:
+            yield found[0]
+
+    def dispatch(
+        self, spec: Spec | None = None, *, target: str | None = None, id: str | None = None, **fields: Any
+    ) -> BlockingHandle:
+        """Start a workload."""
+        handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, **fields))
+        return BlockingHandle(self, handle.record)
+
+    def cancel(
+        self,
+        id: str,
+        *,
+        reason: str | None = None,
+        grace: int | None = None,
+        force: bool = False,
+        cause: Cause | None = None,
+    ) -> CancelResult:
+        """Ask for a stop."""
+        return self._call(partial(self._client.cancel, id, reason=reason, grace=grace, force=force, cause=cause))
+
+    def get(self, id: str, *, refresh: bool = True) -> Record:
+        """Read a record."""
+        return self._call(partial(self._client.get, id, refresh=refresh))
+
+    def list(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        live: bool | None = None,
+        run: str | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        target: str | None = None,
+        older_than: timedelta | None = None,
+        limit: int | None = None,
+        refresh: bool = False,
+    ) -> Records:
+        """List records, newest first."""
+        return self._call(
+            partial(
+                self._client.list,
+                states=states,
+                live=live,
+                run=run,
+                name=name,
+                labels=labels,
+                target=target,
+                older_than=older_than,
+                limit=limit,
+                refresh=refresh,
+            )
+        )
+
+    def resolve(self, text: str) -> str:
+        """Find a dispatch id by the id, a unique prefix or a unique suffix."""
+        return self._call(partial(self._client.resolve, text))
+
+    def events(self, id: str, *, follow: bool = False, after: int = 0) -> Iterator[Event]:
+        """Yield events."""
+        return self._iterate(self._client.events(id, follow=follow, after=after))
+
+    def logs(
+        self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
+    ) -> Iterator[LogChunk]:
+        """Yield output."""
+        return self._iterate(self._client.logs(id, follow=follow, since=since, tail=tail))
+
+    def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
+        """Wait for the end."""
+        return self._call(partial(self._client.wait, id, timeout=timeout, confirmed=confirmed))
+
+    def result(self, id: str, *, timeout: float | None = None) -> Record:
+        """Wait for success."""
+        return self._call(partial(self._client.result, id, timeout=timeout))
+
+    def reconcile(self) -> ReconcileReport:
+        """Make one pass over everything live."""
+        return self._call(self._client.reconcile)
+
+    def supervise(self, *, until_idle: bool = False) -> None:
+        """Be the supervisor."""
+        self._call(partial(self._client.supervise, until_idle=until_idle))
+
+    def reap(self, *, dry_run: bool = False, installation: str | None = None) -> Reaps:
+        """Stop workloads that carry our mark and that no record knows."""
+        return self._call(partial(self._client.reap, dry_run=dry_run, installation=installation))
+
+    def prune(self, older_than: timedelta, *, dry_run: bool = False) -> Ids:
+        """Remove records that ended longer ago."""
+        return self._call(partial(self._client.prune, older_than, dry_run=dry_run))
+
+    def providers(self) -> Providers:
+        """List the installed providers."""
+        return self._client.providers()
+
+    def targets(self) -> TargetList:
+        """List the configured targets."""
+        return self._client.targets()

@@ -1,0 +1,463 @@
+"""The async client: every front door uses it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+from pydantic import ValidationError
+
+from agora.client.handle import DispatchHandle
+from agora.client.supervision import Sends, Supervision
+from agora.client.targets import TargetStatus, target_statuses
+from agora.config import Settings, load_settings
+from agora.engine import Engine, Reaped, ReconcileReport
+from agora.engine.targets import Target
+from agora.errors import (
+    AgoraError,
+    DispatchCancelled,
+    DispatchEnded,
+    DispatchFailed,
+    DispatchLost,
+    DispatchTimedOut,
+    InvalidRequest,
+    ProviderError,
+)
+from agora.model.cancel import CancelResult
+from agora.model.cause import Cause, Via
+from agora.model.events import Event
+from agora.model.observation import LogChunk
+from agora.model.record import Entry, Record, State
+from agora.model.spec import Spec
+from agora.plugins import ProviderStatus, list_providers, load_extensions
+from agora.store import Filter, Store, default_home
+
+Records = list[Record]
+Reaps = list[Reaped]
+Ids = list[str]
+Providers = list[ProviderStatus]
+TargetList = list[TargetStatus]
+
+#: A read asks the target for so long, then shows what is stored (contract 7), in seconds.
+REFRESH_SECONDS = 2.0
+#: Leaving the client waits so long for submits under way, in seconds.
+LEAVE_SECONDS = 10.0
+
+_RAISES: dict[State, type[DispatchEnded]] = {
+    State.CANCELLED: DispatchCancelled,
+    State.FAILED: DispatchFailed,
+    State.TIMED_OUT: DispatchTimedOut,
+    State.LOST: DispatchLost,
+}
+
+
+class AgoraClient:
+    """A client of one state directory; an async context manager, on asyncio.
+
+    Parameters:
+        home: the state directory; `AGORA_HOME` or the platform's user state directory by default.
+        settings: the configuration; read from files and variables by default.
+        actor: who asks, in every cause; the user's name by default.
+        via: the front door, in every cause.
+        supervisor: false leaves dispatches that outlive the client without anybody, and says so on their records.
+        extensions: hook wrappers and listeners besides the installed ones.
+    Raises:
+        StoreError: the state directory cannot be used (when entered).
+        ConfigError: the configuration is wrong (when entered).
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        settings: Settings | None = None,
+        actor: str | None = None,
+        via: Via = Via.API,
+        supervisor: bool = True,
+        extensions: Sequence[object] = (),
+    ) -> None:
+        self.home = home or default_home()
+        self._settings = settings
+        self._actor = actor
+        self._via = via
+        self._wants_supervisor = supervisor
+        self._extensions = tuple(extensions)
+        self._engine: Engine | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._supervision: Supervision | None = None
+        self._sends = Sends()
+
+    async def __aenter__(self) -> AgoraClient:
+        settings = self._settings or load_settings()
+        store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
+        self._settings = settings
+        self._engine = Engine(store, settings, (*load_extensions(), *self._extensions))
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        background = self._wants_supervisor and settings.supervisor
+        self._supervision = Supervision(self._engine, self._tasks, background)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        engine, tasks = self._opened, self._tasks
+        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+            await self._sends.wait()
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            with suppress(anyio.get_cancelled_exc_class()):
+                await tasks.__aexit__(None, None, None)
+        with anyio.CancelScope(shield=True):
+            await engine.close()
+        self._engine = None
+        return None
+
+    @property
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            raise AgoraError("the client is not open: use it as `async with AgoraClient() as client`")
+        return self._engine
+
+    @property
+    def _supervised(self) -> Supervision:
+        if self._supervision is None:
+            raise AgoraError("the client is not open: use it as `async with AgoraClient() as client`")
+        return self._supervision
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in use."""
+        return self._opened.settings
+
+    def _cause(self, reason: str | None) -> Cause:
+        actor = self._actor or self._opened.settings.actor or _user()
+        try:
+            return Cause(actor=actor, via=self._via, reason=reason)
+        except ValidationError as error:
+            raise _invalid("cause", error) from None
+
+    async def dispatch(
+        self, spec: Spec | None = None, *, target: str | None = None, id: str | None = None, **fields: Any
+    ) -> DispatchHandle:
+        """Start a workload.
+
+        Cancelling the caller does not cancel the dispatch.
+
+        Parameters:
+            spec: what to run; or its fields as keyword arguments.
+            target: where; the default target if none is named.
+            id: the dispatch id and idempotency key; a new one by default.
+            fields: fields of `Spec`.
+        Returns:
+            its handle; the same one for the same id and spec. A definite refusal to start is a record in `failed`.
+        Raises:
+            InvalidRequest: the spec, the target or the configuration is wrong; nothing was recorded.
+            DispatchConflict: the id, or the name in its run, is taken by another spec.
+            StoreError: the store cannot be written; nothing was started.
+        """
+        engine = self._opened
+        wanted = _spec(spec, fields)
+        entry, where, new = await engine.record(wanted, target, id)
+        if new:
+            entry = await self._sent(entry, wanted, where)
+        if entry.live:
+            await self._supervised.ensure_background(entry)
+        return DispatchHandle(self, entry.public())
+
+    async def _sent(self, entry: Entry, spec: Spec, target: Target) -> Entry:
+        """Send in a task of the client's own, so that a cancelled caller leaves no half-sent dispatch."""
+        done = anyio.Event()
+        outcome: list[Entry | Exception] = []
+
+        async def send() -> None:
+            with self._sends.one():
+                try:
+                    outcome.append(await self._opened.send(entry, spec, target))
+                except Exception as error:  # noqa: BLE001 - handed to the caller below
+                    outcome.append(error)
+            done.set()
+
+        if self._tasks is None:
+            raise AgoraError("the client is closed")
+        self._tasks.start_soon(send)
+        await done.wait()
+        result = outcome[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def cancel(
+        self,
+        id: str,
+        *,
+        reason: str | None = None,
+        grace: int | None = None,
+        force: bool = False,
+        cause: Cause | None = None,
+    ) -> CancelResult:
+        """Ask for a stop; best-effort and not synchronous: `wait()` waits for the end.
+
+        Parameters:
+            id: the dispatch.
+            reason: why.
+            grace: seconds until SIGKILL, whole, at least 2; the dispatch's own by default.
+            force: kill without grace.
+            cause: the whole cause, instead of this client's actor and `reason`.
+        Returns:
+            what became of it, within 10 s.
+        Raises:
+            InvalidRequest: malformed; nothing was recorded.
+            StoreError: the store cannot be reached.
+        """
+        result = await self._opened.cancel(id, cause or self._cause(reason), grace, force)
+        if result.state is not None:
+            entry = await self._opened.store.read(id)
+            if entry.live:
+                await self._supervised.ensure_background(entry)
+        return result
+
+    async def get(self, id: str, *, refresh: bool = True) -> Record:
+        """Read a record.
+
+        Parameters:
+            id: the dispatch.
+            refresh: ask the target first, for at most 2 s.
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+        entry = await self._opened.store.read(id)
+        [shown] = await self._refreshed([entry]) if refresh else [entry]
+        return shown.public()
+
+    async def list(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        live: bool | None = None,
+        run: str | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        target: str | None = None,
+        older_than: timedelta | None = None,
+        limit: int | None = None,
+        refresh: bool = False,
+    ) -> Records:
+        """List records, newest first.
+
+        Parameters:
+            states, live, run, name, labels, target: only those that match all that is given.
+            older_than: only those requested at least so long ago.
+            limit: at most so many.
+            refresh: ask the targets of live ones first, for at most 2 s.
+        """
+        store = self._opened.store
+        before = None if older_than is None else store.now() - older_than
+        wanted = Filter(states, live, run, name, target, dict(labels or {}), before, limit)
+        entries = await store.listed(wanted)
+        if refresh and any(entry.live for entry in entries):
+            entries = list(await self._refreshed(entries))
+        return [entry.public() for entry in entries]
+
+    async def _refreshed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        engine = self._opened
+        live = [entry for entry in entries if entry.live]
+        if not live:
+            return entries
+        await self._supervised.ensure_background(live[0])
+        away = await engine.refresh(live, REFRESH_SECONDS)
+        fresh = {entry.id: entry for entry in await engine.store.read_many(entry.id for entry in live)}
+        shown = [fresh.get(entry.id, entry) for entry in entries]
+        return [
+            entry.model_copy(update={"reachable": False}) if entry.id in away and entry.handle else entry
+            for entry in shown
+        ]
+
+    async def resolve(self, text: str) -> str:
+        """Find a dispatch id by the id, a unique prefix or a unique suffix.
+
+        Raises:
+            DispatchNotFound: nothing matches.
+            AmbiguousId: more than one matches.
+        """
+        return await self._opened.store.resolve(text)
+
+    async def events(self, id: str, *, follow: bool = False, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the events of a dispatch, in order.
+
+        Parameters:
+            id: the dispatch.
+            follow: go on until its end (and its confirmation, where that is still to come).
+            after: begin behind this sequence number.
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+        store = self._opened.store
+        await store.read(id)
+        with self._supervised.waiting_for(id, follow):
+            async with store.pulse.listen() as ear:
+                while True:
+                    entry = await store.read(id)
+                    for event in await store.events(id, after):
+                        after = event.sequence
+                        yield event
+                    if not follow or not entry.live:
+                        return
+                    self._supervised.ensure_foreground()
+                    await ear.wait(1.0)
+
+    async def logs(
+        self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
+    ) -> AsyncIterator[LogChunk]:
+        """Yield the output of a dispatch.
+
+        Parameters:
+            id: the dispatch.
+            follow: go on until its end.
+            since: only what was received later.
+            tail: begin with the last so many lines.
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+            ProviderError: the target keeps no logs, or cannot be asked.
+        """
+        engine = self._opened
+        entry = await self._with_handle(id) if follow else await engine.store.read(id)
+        if entry.handle is None:
+            return
+        target = await engine.core.targets.of(entry)
+        if not target.implements("logs"):
+            raise ProviderError(f"target {target.name!r} ({target.info.name}) keeps no logs")
+        chunks: Iterator[LogChunk] = await target.call(
+            "logs", seconds=REFRESH_SECONDS * 5, handle=entry.handle, follow=follow, since=since, tail=tail
+        )
+        limiter = anyio.CapacityLimiter(1)
+        while True:
+            chunk = await anyio.to_thread.run_sync(next, chunks, None, limiter=limiter, abandon_on_cancel=True)
+            if chunk is None:
+                return
+            if chunk.data or chunk.dropped:
+                yield chunk
+
+    async def _with_handle(self, id: str) -> Entry:
+        """Wait until the workload is there, or never will be."""
+        store = self._opened.store
+        async with store.pulse.listen() as ear:
+            while True:
+                entry = await store.read(id)
+                if entry.handle is not None or entry.state.terminal:
+                    return entry
+                await ear.wait(1.0)
+
+    async def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
+        """Wait for the end, whatever it is; supervise the dispatch meanwhile.
+
+        Cancelling the waiter does not cancel the dispatch. Waits for the state, never for an event.
+
+        Parameters:
+            id: the dispatch.
+            timeout: seconds; forever by default (every dispatch has a deadline).
+            confirmed: wait for the proof of death too, where it is still to come.
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+            TimeoutError: it has not ended in time.
+        """
+        store = self._opened.store
+        with self._supervised.waiting_for(id), anyio.fail_after(timeout):
+            async with store.pulse.listen() as ear:
+                while True:
+                    entry = await store.read(id)
+                    if entry.state.terminal and not (confirmed and entry.live):
+                        return entry.public()
+                    self._supervised.ensure_foreground()
+                    await ear.wait(1.0)
+
+    async def result(self, id: str, *, timeout: float | None = None) -> Record:
+        """Wait for success.
+
+        Parameters:
+            id: the dispatch.
+            timeout: seconds; forever by default.
+        Raises:
+            DispatchCancelled, DispatchFailed, DispatchTimedOut, DispatchLost: it ended otherwise; each carries the
+                record and the cause.
+            TimeoutError: it has not ended in time.
+        """
+        record = await self.wait(id, timeout=timeout)
+        if error := _RAISES.get(record.state):
+            raise error(record)
+        return record
+
+    async def reconcile(self) -> ReconcileReport:
+        """Make one pass over everything live: look, keep deadlines, carry out recorded requests."""
+        return await self._opened.reconcile()
+
+    async def supervise(self, *, until_idle: bool = False) -> None:
+        """Be the supervisor, in the foreground.
+
+        Parameters:
+            until_idle: return when nothing is live any more.
+        """
+        await self._opened.supervise(until_idle=until_idle)
+
+    async def reap(self, *, dry_run: bool = False, installation: str | None = None) -> Reaps:
+        """Stop workloads that carry our mark and that no record knows.
+
+        Parameters:
+            dry_run: only say what would be done.
+            installation: take those of another, lost installation.
+        Raises:
+            AgoraError: a target cannot be asked.
+        """
+        return await self._opened.reap(self._cause(None).actor, dry_run=dry_run, installation=installation)
+
+    async def prune(self, older_than: timedelta, *, dry_run: bool = False) -> Ids:
+        """Remove records that ended longer ago, with their logs.
+
+        Parameters:
+            older_than: since the end.
+            dry_run: only say which.
+        """
+        return await self._opened.prune(older_than, dry_run=dry_run)
+
+    def providers(self) -> Providers:
+        """List the installed providers, broken ones with their error."""
+        return list_providers()
+
+    def targets(self) -> TargetList:
+        """List the configured targets, wrong ones with their error."""
+        return target_statuses(self._opened.settings)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def _spec(spec: Spec | None, fields: dict[str, Any]) -> Spec:
+    if spec is not None and fields:
+        raise InvalidRequest("give a Spec or its fields, not both")
+    if spec is not None:
+        return spec
+    try:
+        return Spec.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid("spec", error) from None
+
+
+def _invalid(what: str, error: ValidationError) -> InvalidRequest:
+    words = []
+    for one in error.errors(include_input=False, include_url=False, include_context=False):
+        key = ".".join(str(part) for part in one["loc"]) or what
+        words.append(f"{key}: {one['msg'].removeprefix('Value error, ')}")
+    return InvalidRequest("; ".join(words))

@@ -1,0 +1,114 @@
+"""Who looks after what: the client itself for what it waits for, the background supervisor for the rest."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from agora.engine import Engine
+from agora.engine.background import start
+from agora.errors import AgoraError
+from agora.model.record import Entry
+from agora.state import Noted
+
+logger = logging.getLogger(__name__)
+
+
+class Sends:
+    """Counts submits under way, so that leaving can wait for them."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._none = anyio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """One submit."""
+        self._under_way += 1
+        if self._none.is_set():
+            self._none = anyio.Event()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._none.set()
+
+    async def wait(self) -> None:
+        """Wait until none is under way."""
+        while self._under_way:
+            await self._none.wait()
+
+
+class Supervision:
+    """Supervision on behalf of one client.
+
+    Parameters:
+        engine: the engine.
+        tasks: where the foreground supervisor runs.
+        background: whether to start the background supervisor.
+    """
+
+    def __init__(self, engine: Engine, tasks: anyio.abc.TaskGroup, background: bool) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._background = background
+        self._foreground = False
+        self._children: list[int] = []
+
+    @contextmanager
+    def waiting_for(self, id: str, supervise: bool = True) -> Iterator[None]:
+        """Look after a dispatch while the block runs."""
+        if not supervise:
+            yield
+            return
+        interest = self._engine.core.interest
+        interest[id] += 1
+        self._engine.store.pulse.beat()
+        try:
+            yield
+        finally:
+            interest[id] -= 1
+            if not interest[id]:
+                del interest[id]
+
+    def ensure_foreground(self) -> None:
+        """Run the foreground supervisor unless it runs."""
+        if not self._foreground:
+            self._foreground = True
+            self._tasks.start_soon(self._supervise)
+
+    async def _supervise(self) -> None:
+        try:
+            await self._engine.supervise(until_idle=True, mine=True)
+        except AgoraError as error:
+            logger.warning("supervision failed and is taken up again: %s", error)
+            await anyio.sleep(1.0)
+        finally:
+            self._foreground = False
+            self._engine.store.pulse.beat()
+
+    async def ensure_background(self, entry: Entry) -> None:
+        """Start the background supervisor unless one is alive, or say on the record that nobody does."""
+        self._reap_children()
+        if not self._background:
+            if not any(note.type == "no_supervisor" for note in entry.notes):
+                await self._engine.core.apply(entry, Noted("no_supervisor"))
+            return
+        pid = await anyio.to_thread.run_sync(start, self._engine.store.home, self._engine.settings)
+        if pid is not None:
+            self._children.append(pid)
+
+    def _reap_children(self) -> None:
+        for pid in list(self._children):
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    continue
+            self._children.remove(pid)

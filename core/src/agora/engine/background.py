@@ -1,0 +1,134 @@
+"""The background supervisor: one per state directory, ends when nothing is live."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from agora.config import Settings, load_settings
+
+#: It stays for so long after the last dispatch has ended, in seconds.
+LINGER = 2.0
+#: A client that waits writes an end down itself; the supervisor comes after, in seconds.
+DEFER = 0.3
+
+#: What a caller may have blocked or ignored and the supervisor needs.
+_DEFAULTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _lock(home: Path) -> Iterator[bool]:
+    """Hold the lock of the one supervisor; false where somebody else holds it."""
+    descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def running(home: Path) -> bool:
+    """Whether a supervisor of this state directory is alive."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def start(home: Path, settings: Settings) -> int | None:
+    """Start the supervisor of a state directory, unless one is alive.
+
+    Returns:
+        the pid of the process started, or null.
+    """
+    if running(home):
+        return None
+    arguments = [sys.executable, "-m", "agora.engine.background", "--home", str(home)]
+    arguments += ["--lost-after", str(settings.lost_after), "--abandon-after", str(settings.abandon_after)]
+    log = str(home / "supervisor.log")
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawn(
+        sys.executable,
+        arguments,
+        dict(os.environ),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_DEFAULTED,
+    )
+
+
+def main() -> None:
+    """Supervise a state directory until nothing is live."""
+    import anyio
+
+    from agora.logs import configure_logging
+
+    parser = argparse.ArgumentParser(prog="agora.engine.background")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--lost-after", type=float, required=True)
+    parser.add_argument("--abandon-after", type=float, required=True)
+    given = parser.parse_args()
+    os.chdir(given.home)
+    configure_logging("WARNING")
+    settings = replace(load_settings(), lost_after=given.lost_after, abandon_after=given.abandon_after)
+    try:
+        anyio.run(_serve, given.home, settings)
+    except Exception:
+        logger.exception("the background supervisor failed")
+        os._exit(1)
+    # A provider's thread that waits for a peer which never answers must not keep the process alive.
+    os._exit(0)
+
+
+async def _serve(home: Path, settings: Settings) -> None:
+    import anyio
+
+    from agora.engine.engine import Engine
+    from agora.plugins import load_extensions
+    from agora.store import Filter, Store
+
+    while True:
+        with _lock(home) as ours:
+            if not ours:
+                return
+            engine = Engine(Store(home), settings, load_extensions())
+            await engine.supervise(until_idle=True, defer=DEFER)
+            with anyio.move_on_after(LINGER):
+                async with engine.store.pulse.listen() as ear:
+                    while not await engine.store.live_versions():
+                        await ear.wait(LINGER)
+            # Looked at once more after the lock is free: who saw it held started nobody.
+        left = await engine.store.listed(Filter(live=True, most=1))
+        await engine.close()
+        if not left:
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Cancel: what every front door calls. The request is recorded first, then the stop is sent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from agora.engine.core import Core
+from agora.engine.deliver import Deliverer
+from agora.errors import AgoraError, DispatchNotFound, InvalidRequest
+from agora.model.cancel import CancelResult, Outcome
+from agora.model.cause import Cause
+from agora.model.record import Entry, Failure, State
+from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
+from agora.state import CancelAsked
+
+#: A cancel comes back after so long at the latest (contract 4), in seconds.
+CANCEL_SECONDS = 10.0
+
+_WAITING = (Outcome.STOPPING, Outcome.ALREADY_STOPPING, Outcome.ALREADY_CANCELLED)
+
+
+class Canceller:
+    """Carries out cancels.
+
+    Parameters:
+        core: the common ground.
+        deliverer: sends the stop.
+    """
+
+    def __init__(self, core: Core, deliverer: Deliverer) -> None:
+        self._core = core
+        self._deliverer = deliverer
+
+    async def cancel(self, id: str, cause: Cause, grace: int | None, force: bool) -> CancelResult:
+        """Record a request and make the first attempt; comes back within 10 s.
+
+        Parameters:
+            id: the dispatch.
+            cause: who asks and why.
+            grace: seconds, whole, at least 2; 0 only with `force`; the dispatch's own by default.
+            force: kill without grace.
+        Raises:
+            InvalidRequest: malformed; nothing was recorded.
+            StoreError: the store cannot be reached.
+        """
+        check_grace(grace, force)
+        until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS)
+        try:
+            entry = await self._core.store.read(id)
+        except DispatchNotFound:
+            return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
+        asked = await self._asked(entry, cause, grace or None, force)
+        applied = await self._core.apply(entry, asked, durable=True)
+        outcome: Outcome = applied.answer
+        after = applied.entry
+        if outcome in _WAITING and after.live and after.accepted_at is None:
+            after = await self._deliverer.deliver(after, until)
+        elif after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted:
+            killed = await self._deliverer.attempt(after, "kill")
+            after = after if killed is None else killed.entry
+        return _result(after, outcome)
+
+    async def _asked(self, entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
+        try:
+            target = await self._core.targets.of(entry)
+        except AgoraError:
+            return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
+        can_kill = target.implements("kill")
+        force_kill = can_kill and target.has("force_kill")
+        shorten = can_kill and target.has("shorten")
+        return CancelAsked(cause, grace, force, shorten=shorten, force_kill=force_kill)
+
+
+def check_grace(grace: int | None, force: bool) -> None:
+    """Refuse a malformed grace.
+
+    Raises:
+        InvalidRequest: not a whole number of seconds, below 2, above the cap, or 0 without force.
+    """
+    if grace is None:
+        return
+    if isinstance(grace, bool) or not isinstance(grace, int):
+        raise InvalidRequest(f"grace {grace!r} is not a whole number of seconds")
+    if grace == 0 and force:
+        return
+    if grace == 0:
+        raise InvalidRequest("grace 0 kills without grace: say so with force")
+    if not MIN_GRACE <= grace <= MAX_TIMEOUT:
+        raise InvalidRequest(f"grace {grace} s is outside {MIN_GRACE} to {MAX_TIMEOUT} s")
+
+
+_ENDED = {
+    State.SUCCEEDED: Outcome.ALREADY_SUCCEEDED,
+    State.FAILED: Outcome.ALREADY_FAILED,
+    State.LOST: Outcome.ALREADY_LOST,
+}
+
+
+def _result(entry: Entry, outcome: Outcome) -> CancelResult:
+    if outcome in _WAITING and entry.state in _ENDED:
+        outcome = _ENDED[entry.state]
+    delivered = entry.delivered
+    if outcome is Outcome.CANCELLED:
+        delivered = None
+    return CancelResult(
+        id=entry.id,
+        outcome=outcome,
+        state=entry.state,
+        cause=entry.cause,
+        delivered=delivered,
+        degraded=entry.degraded,
+        effective_grace=entry.effective_grace,
+        error=_error(entry) if delivered is False else None,
+    )
+
+
+def _error(entry: Entry) -> Failure:
+    if entry.failure is not None:
+        return entry.failure
+    if entry.handle is None:
+        return Failure(type="unreachable", message="the dispatch is still being started; the stop follows")
+    return Failure(type="unreachable", message="another process is sending the stop and has no answer yet")

@@ -1,0 +1,86 @@
+"""Carrying out the next step of one dispatch; the same code for every supervisor."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from agora.engine.core import Core
+from agora.engine.deliver import Deliverer
+from agora.engine.look import Looker
+from agora.engine.plan import Action, next_step
+from agora.engine.submit import Submitter
+from agora.errors import AgoraError
+from agora.model.cause import Cause, Via
+from agora.model.record import Entry
+from agora.state import Abandoned, CancelAsked, CancelTimedOut, CreatorGone, LostAfter, Noted
+
+
+class Carrier:
+    """Carries out steps.
+
+    Parameters:
+        core: the common ground.
+        looker, submitter, deliverer: the parts that do it.
+    """
+
+    def __init__(self, core: Core, looker: Looker, submitter: Submitter, deliverer: Deliverer) -> None:
+        self._core = core
+        self.looker = looker
+        self._submitter = submitter
+        self._deliverer = deliverer
+
+    async def carry_out(self, entry: Entry) -> bool:
+        """Plan again with the stored entry and do what is due.
+
+        Returns:
+            whether it was done; otherwise it is due again, later.
+        """
+        core = self._core
+        entry = await core.store.read(entry.id)
+        match next_step(entry, core.store.now(), core.bounds).action:
+            case None:
+                return True
+            case Action.FIND:
+                return await self._find(entry)
+            case Action.TIME_OUT:
+                return await self._time_out(entry)
+            case Action.STOP:
+                return await self._deliverer.attempt(entry, "stop") is not None
+            case Action.KILL:
+                return await self._deliverer.attempt(entry, "kill") is not None
+            case Action.CREATOR_GONE:
+                await core.apply(entry, CreatorGone(), durable=True)
+            case Action.CANCEL_TIMED_OUT:
+                await self.looker.look([entry])
+                await core.apply(entry, CancelTimedOut(), durable=True)
+            case Action.LOSE:
+                await core.apply(entry, Noted("stop_not_sent", {"reason": entry.reason}), LostAfter(), durable=True)
+            case Action.ABANDON:
+                await core.apply(entry, Abandoned())
+        return True
+
+    async def _find(self, entry: Entry) -> bool:
+        try:
+            target = await self._core.targets.of(entry)
+            after = await self._submitter.find_or_resend(entry, target)
+        except AgoraError as error:
+            await self.looker.failed([entry], error)
+            return False
+        return after.handle is not None or after.state.terminal
+
+    async def _time_out(self, entry: Entry) -> bool:
+        cause = Cause(actor="agora", via=Via.POLICY, policy="timeout", reason=f"timeout of {entry.timeout} s reached")
+        target = None
+        try:
+            target = await self._core.targets.of(entry)
+        except AgoraError as error:
+            await self.looker.failed([entry], error)
+        asked = CancelAsked(
+            cause,
+            shorten=target is not None and target.has("shorten"),
+            force_kill=target is not None and target.has("force_kill"),
+        )
+        applied = await self._core.apply(entry, asked, durable=True)
+        if not applied.entry.state.terminal:
+            await self._deliverer.deliver(applied.entry, self._core.store.now() + timedelta(seconds=10))
+        return True

@@ -1,0 +1,92 @@
+"""What every part of the engine shares: store, targets, who we are, and how events are told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+import anyio.to_thread
+
+from agora.config import Settings
+from agora.engine.plan import Bounds
+from agora.engine.targets import Targets
+from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
+from agora.model.events import Event
+from agora.model.record import Entry, Failure, Lease
+from agora.model.spec import Spec
+from agora.provider import Installation
+from agora.state import Fact
+from agora.store import Applied, Store
+
+#: A claim on sending lives so long without a sign of its holder (contract 3), in seconds.
+CLAIM_SECONDS = 15.0
+
+
+class Core:
+    """The engine's common ground.
+
+    Parameters:
+        store: the journal.
+        settings: the configuration.
+        extensions: heard on every event, wrapped around every target.
+    """
+
+    def __init__(self, store: Store, settings: Settings, extensions: Sequence[object]) -> None:
+        self.store = store
+        self.settings = settings
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.bounds = Bounds(settings.lost_after, settings.abandon_after)
+        self.targets = Targets(settings, Installation(store.installation, store.home), extensions)
+        self.whole_specs: dict[str, Spec] = {}
+        self.interest: Counter[str] = Counter()
+
+    def lease(self) -> Lease:
+        """Return a claim of this process that begins now."""
+        return Lease(owner=self.owner, until=self.store.now() + timedelta(seconds=CLAIM_SECONDS))
+
+    async def apply(self, entry: Entry, *facts: Fact, durable: bool = False) -> Applied:
+        """Apply facts to a dispatch and tell its events to the extensions of its target."""
+        applied = await self.store.apply(entry.id, *facts, durable=durable)
+        await self.tell(applied.entry, applied.events)
+        return applied
+
+    async def tell(self, entry: Entry, events: Sequence[Event]) -> None:
+        """Hand committed events to the extensions; their failures break nothing."""
+        if not events:
+            return
+        try:
+            target = await self.targets.of(entry)
+        except ConfigError:
+            return
+        if not target.hooks.listening:
+            return
+        for event in events:
+            await anyio.to_thread.run_sync(target.hooks.tell, event, abandon_on_cancel=True)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Say why a target could not be asked, in the contract's words."""
+    match error:
+        case Vetoed():
+            return Failure(type="vetoed", message=str(error), retryable=True)
+        case PermissionDenied():
+            return Failure(type="permission_denied", message=str(error), retryable=True)
+        case Unreachable():
+            return Failure(type="unreachable", message=str(error), retryable=True)
+        case ConfigError():
+            return Failure(type="target_missing", message=str(error), retryable=True)
+        case ProviderError():
+            return Failure(type="provider_error", message=str(error), retryable=error.retryable)
+        case _:
+            return Failure(type="provider_error", message=f"{type(error).__name__}: {error}", retryable=True)
+
+
+def was_sent(error: Exception) -> bool:
+    """Whether a failed call may have reached the backend."""
+    if isinstance(error, Vetoed | ConfigError):
+        return False
+    return error.sent if isinstance(error, ProviderError) else True

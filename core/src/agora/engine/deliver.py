@@ -1,0 +1,118 @@
+"""The way out: one claimed attempt at a time, at most 10 s each, answered on the record."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from agora.engine.core import Core, failure_of, was_sent
+from agora.engine.targets import STOP_SECONDS, Target
+from agora.errors import AgoraError, StoreError
+from agora.model.cause import Cause, Via
+from agora.model.observation import ReceiptKind, StopReceipt
+from agora.model.record import Entry, Failure, State
+from agora.state import AttemptAnswered, AttemptBegan, Fact
+from agora.store import Applied
+
+Kind = Literal["stop", "kill"]
+
+
+class Deliverer:
+    """Sends stops and kills.
+
+    Parameters:
+        core: the common ground.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def deliver(self, entry: Entry, until: datetime) -> Entry:
+        """See a recorded request through to its first answer, ours or another sender's.
+
+        Parameters:
+            entry: a dispatch with a recorded request.
+            until: when to come back at the latest, by the store's clock.
+        Returns:
+            the entry as stored then.
+        """
+        store = self._core.store
+        async with store.pulse.listen() as ear:
+            while (now := store.now()) < until:
+                entry = await store.read(entry.id)
+                if not entry.live or (entry.accepted_at is not None and entry.state is State.STOPPING):
+                    return entry
+                claimed = entry.attempt is not None and entry.attempt.lease.until > now
+                submitting = entry.submitter is not None and entry.submitter.until > now
+                if entry.handle is not None and not claimed:
+                    applied = await self.attempt(entry)
+                    return entry if applied is None else applied.entry
+                if entry.handle is None and not submitting:
+                    return entry
+                await ear.wait(min(1.0, (until - now).total_seconds()))
+        return await store.read(entry.id)
+
+    async def attempt(self, entry: Entry, kind: Kind | None = None, *before: Fact) -> Applied | None:
+        """Claim and send one stop or kill, and write its answer.
+
+        Parameters:
+            entry: the dispatch.
+            kind: what to send; by default what the request asks for.
+            before: facts to write in the transaction of the claim.
+        Returns:
+            what the answer did, or null where somebody else holds the claim or nothing is to be sent.
+        """
+        core = self._core
+        try:
+            target = await core.targets.of(entry)
+        except AgoraError as error:
+            applied = await core.apply(entry, AttemptBegan(kind or "stop", core.lease()), durable=True)
+            if applied.answer is None:
+                return None
+            return await core.apply(
+                entry, AttemptAnswered(applied.answer, failure=failure_of(error), sent=False), durable=True
+            )
+        chosen: Kind = kind or ("kill" if entry.force else "stop")
+        applied = await core.apply(entry, *before, AttemptBegan(chosen, core.lease()), durable=True)
+        if applied.answer is None:
+            return None
+        return await self.send(applied.entry, applied.answer, chosen, target)
+
+    async def send(self, entry: Entry, number: int, kind: Kind, target: Target) -> Applied:
+        """Send a claimed attempt and write its answer."""
+        limits = target.limits
+        try:
+            receipt = await self._call(entry, kind, target)
+        except AgoraError as error:
+            answer = AttemptAnswered(number, failure=failure_of(error), sent=was_sent(error))
+        else:
+            if receipt.kind is ReceiptKind.NOT_FOUND and self._settling(entry, limits.settle_time):
+                failure = Failure(type="unreachable", message="the backend does not show the workload yet")
+                answer = AttemptAnswered(number, failure=failure, sent=False)
+            else:
+                answer = AttemptAnswered(
+                    number,
+                    receipt=receipt,
+                    shorten=target.has("shorten") and target.implements("kill"),
+                    proves_death=limits.absence_proves_death,
+                )
+        return await self._core.apply(entry, answer, durable=True)
+
+    async def _call(self, entry: Entry, kind: Kind, target: Target) -> StopReceipt:
+        if entry.handle is None:
+            raise StoreError(f"dispatch {entry.id} has no handle to stop it by")
+        if kind == "kill" and target.implements("kill") and (target.has("force_kill") or target.has("shorten")):
+            receipt: StopReceipt = await target.call("kill", seconds=STOP_SECONDS, handle=entry.handle)
+            return receipt
+        grace = entry.stop_grace or entry.grace
+        if kind == "kill":
+            grace = target.limits.grace_min
+        cause = entry.cause or Cause(actor="agora", via=Via.POLICY, policy="unconfirmed_end")
+        receipt = await target.call("stop", seconds=STOP_SECONDS, handle=entry.handle, grace=grace, cause=cause)
+        if kind == "kill":
+            receipt = receipt.model_copy(update={"degraded": (*receipt.degraded, "force")})
+        return receipt
+
+    def _settling(self, entry: Entry, settle_time: float) -> bool:
+        since = entry.submitted_at or entry.requested_at
+        return (self._core.store.now() - since).total_seconds() < settle_time

@@ -1,0 +1,147 @@
+"""The engine: one object that owns every write, and the verbs that a client offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+
+import anyio
+
+from agora.config import Settings
+from agora.engine.cancel import Canceller
+from agora.engine.carry import Carrier
+from agora.engine.core import Core
+from agora.engine.deliver import Deliverer
+from agora.engine.look import Looker, ReconcileReport
+from agora.engine.plan import next_step
+from agora.engine.reap import Reaped, Reaper, reap_cause
+from agora.engine.submit import Submitter
+from agora.engine.supervise import Supervisor
+from agora.engine.targets import LOOK_SECONDS, Target
+from agora.errors import AgoraError, ConfigError
+from agora.model.cancel import CancelResult
+from agora.model.cause import Cause
+from agora.model.record import Entry
+from agora.model.spec import Spec
+from agora.store import Filter, Store
+
+
+class Engine:
+    """Everything that can be done with a state directory.
+
+    Parameters:
+        store: the journal.
+        settings: the configuration.
+        extensions: heard on every event, wrapped around every target.
+    """
+
+    def __init__(self, store: Store, settings: Settings, extensions: Sequence[object] = ()) -> None:
+        self.store = store
+        self.settings = settings
+        self.core = Core(store, settings, extensions)
+        deliverer = Deliverer(self.core)
+        self._canceller = Canceller(self.core, deliverer)
+        self._submitter = Submitter(self.core, deliverer)
+        self._looker = Looker(self.core)
+        self._carrier = Carrier(self.core, self._looker, self._submitter, deliverer)
+        self._reaper = Reaper(self.core)
+        self._identified: set[str] = set()
+
+    async def record(self, spec: Spec, target_name: str | None, id: str | None) -> tuple[Entry, Target, bool]:
+        """Check and write down a dispatch; nothing is sent yet.
+
+        Returns:
+            the entry, its target, and whether it is new.
+        Raises:
+            InvalidRequest: the spec or the target is wrong; nothing was recorded.
+            DispatchConflict: the id or the name is taken by another spec.
+        """
+        target = await self.core.targets.configured(target_name)
+        await self._same_backend(target)
+        entry, new = await self._submitter.record(spec, target, id)
+        return entry, target, new
+
+    async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
+        """Send a dispatch that was just recorded; see `Submitter.send`."""
+        return await self._submitter.send(entry, spec, target)
+
+    async def _same_backend(self, target: Target) -> None:
+        """Refuse a target whose name stands for another backend in live dispatches.
+
+        Raises:
+            ConfigError: names both backends.
+        """
+        if target.name in self._identified or not target.implements("identity"):
+            return
+        entries = await self.store.listed(Filter(live=True, target=target.name))
+        if others := {entry.handle.backend for entry in entries if entry.handle is not None}:
+            identity: str | None = await target.call("identity", seconds=LOOK_SECONDS)
+            if identity is not None and (foreign := others - {identity}):
+                raise ConfigError(
+                    f"target {target.name!r} now means backend {identity}, but live dispatches of that name run on "
+                    f"{', '.join(sorted(foreign))}: give the new target another name"
+                )
+        self._identified.add(target.name)
+
+    async def cancel(self, id: str, cause: Cause, grace: int | None = None, force: bool = False) -> CancelResult:
+        """Cancel; see `Canceller.cancel`."""
+        return await self._canceller.cancel(id, cause, grace, force)
+
+    async def refresh(self, entries: Sequence[Entry], seconds: float) -> set[str]:
+        """Look at live dispatches for at most `seconds`.
+
+        Returns:
+            ids that could not be looked at in time.
+        """
+        live = [entry for entry in entries if entry.live]
+        names: list[str] = [entry.target for entry in live]
+        with anyio.move_on_after(seconds):
+            names = await self._looker.look(live, seconds)
+        return {entry.id for entry in live if entry.target in names}
+
+    async def reconcile(self) -> ReconcileReport:
+        """Make one pass over everything live: look, keep deadlines, carry out recorded requests."""
+        before = {entry.id: entry for entry in await self.store.listed(Filter(live=True))}
+        away = await self._looker.look(list(before.values()))
+        now = self.store.now()
+        async with anyio.create_task_group() as tasks:
+            for entry in await self.store.read_many(before):
+                if next_step(entry, now, self.core.bounds).action is not None:
+                    tasks.start_soon(self._carry_out, entry)
+        after = await self.store.read_many(before)
+        changed = tuple(entry.id for entry in after if entry.state is not before[entry.id].state)
+        return ReconcileReport(len(before), changed, tuple(away))
+
+    async def _carry_out(self, entry: Entry) -> None:
+        try:
+            await self._carrier.carry_out(entry)
+        except AgoraError as error:
+            await self._looker.failed([entry], error)
+
+    async def supervise(self, *, until_idle: bool, mine: bool = False, defer: float = 0.0) -> None:
+        """Supervise until cancelled.
+
+        Parameters:
+            until_idle: return when nothing is live any more.
+            mine: only what this process waits for.
+            defer: seconds by which a waiting client goes first.
+        """
+        wanted = self._waited_for if mine else None
+        await Supervisor(self.core, self._carrier, wanted, defer).run(until_idle)
+
+    def _waited_for(self, id: str) -> bool:
+        return self.core.interest[id] > 0
+
+    async def reap(self, actor: str, *, dry_run: bool, installation: str | None) -> list[Reaped]:
+        """Stop what carries our mark and no record knows; see `Reaper.reap`."""
+        return await self._reaper.reap(reap_cause(actor), dry_run=dry_run, installation=installation)
+
+    async def prune(self, older_than: timedelta, *, dry_run: bool) -> list[str]:
+        """Remove ended records; see `Reaper.prune`."""
+        return await self._reaper.prune(older_than, dry_run=dry_run)
+
+    async def close(self) -> None:
+        """Let targets and store go; what runs goes on."""
+        await self.core.targets.close()
+        await anyio.to_thread.run_sync(partial(self.store.close), abandon_on_cancel=True)

@@ -1,0 +1,116 @@
+"""Looking: observations become facts, silence becomes no end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from agora.engine.core import Core, failure_of
+from agora.engine.targets import LOOK_SECONDS, Target, key_of, stored
+from agora.errors import AgoraError, DispatchNotFound
+from agora.model.observation import Observation, Phase
+from agora.model.record import Entry
+from agora.state import Absent, Fact, LookFailed, Seen, apply
+
+#: Handles asked about in one call.
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class ReconcileReport:
+    """What one pass over everything live found.
+
+    Parameters:
+        checked: dispatches looked at.
+        changed: ids whose state changed.
+        unreachable: names of targets that did not answer.
+    """
+
+    checked: int
+    changed: tuple[str, ...]
+    unreachable: tuple[str, ...]
+
+
+class Looker:
+    """Asks targets about workloads.
+
+    Parameters:
+        core: the common ground.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._asked: dict[str, float] = {}
+
+    async def look(self, entries: Sequence[Entry], seconds: float = LOOK_SECONDS) -> list[str]:
+        """Observe workloads and write down what changed.
+
+        Parameters:
+            entries: any, of any targets; those without a handle are left alone.
+            seconds: bound for one call.
+        Returns:
+            names of targets that did not answer.
+        """
+        groups: dict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            if entry.handle is not None and entry.live:
+                groups[key_of(stored(entry))].append(entry)
+        away: list[str] = []
+        async with anyio.create_task_group() as tasks:
+            for same in groups.values():
+                for start in range(0, len(same), BATCH):
+                    tasks.start_soon(self._look_batch, same[start : start + BATCH], seconds, away)
+        return sorted(set(away))
+
+    async def _look_batch(self, entries: Sequence[Entry], seconds: float, away: list[str]) -> None:
+        handles = [entry.handle for entry in entries]
+        try:
+            target = await self._core.targets.of(entries[0])
+            seen: Sequence[Observation] = await target.call("observe", seconds=seconds, handles=handles)
+        except AgoraError as error:
+            away.append(entries[0].target)
+            await self.failed(entries, error)
+            return
+        async with anyio.create_task_group() as tasks:
+            for entry, observation in zip(entries, seen, strict=True):
+                self._asked.pop(entry.id, None)
+                tasks.start_soon(self.hear, entry, observation, target)
+
+    async def failed(self, entries: Sequence[Entry], error: AgoraError) -> None:
+        """Write down that nobody answered, and for how long already."""
+        failure = failure_of(error)
+        now = asyncio.get_running_loop().time()
+        for entry in entries:
+            before = self._asked.get(entry.id)
+            self._asked[entry.id] = now
+            fact = LookFailed(failure, 0.0 if before is None else now - before)
+            await self._note(entry, fact)
+
+    async def hear(self, entry: Entry, observation: Observation, target: Target) -> None:
+        """Write down what was heard about a workload, if it says anything new.
+
+        Parameters:
+            entry: as last read.
+            observation: what the backend said.
+            target: who said it.
+        """
+        if observation.phase is Phase.ABSENT:
+            since = entry.submitted_at or entry.requested_at
+            if (self._core.store.now() - since).total_seconds() < target.limits.settle_time:
+                return
+            await self._note(entry, Absent(target.limits.absence_proves_death))
+        else:
+            await self._note(entry, Seen(observation))
+
+    async def _note(self, entry: Entry, fact: Fact) -> None:
+        change = apply(entry, fact, self._core.store.now())
+        if change.entry is entry:
+            return
+        try:
+            await self._core.apply(entry, fact, durable=change.entry.state.terminal)
+        except DispatchNotFound:
+            return

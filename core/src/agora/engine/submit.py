@@ -1,0 +1,206 @@
+"""The way in: record, claim, send, store the handle; a missing answer is looked up, never guessed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import anyio
+
+from agora.engine.core import CLAIM_SECONDS, Core, failure_of
+from agora.engine.deliver import Deliverer
+from agora.engine.targets import LOOK_SECONDS, Target
+from agora.errors import (
+    AgoraError,
+    DispatchConflict,
+    InvalidRequest,
+    PermissionDenied,
+    StopRequested,
+    StoreError,
+    SubmitRefused,
+    Vetoed,
+)
+from agora.model.ids import check_dispatch_id, new_dispatch_id
+from agora.model.observation import Handle
+from agora.model.record import Entry, Lease, State
+from agora.model.spec import Spec
+from agora.state import (
+    ClaimKept,
+    NeverSeen,
+    ResubmitBegan,
+    Started,
+    SubmitAborted,
+    SubmitBegan,
+    SubmitRefusal,
+    SubmitUnknown,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Submitter:
+    """Sends dispatches.
+
+    Parameters:
+        core: the common ground.
+        deliverer: carries out a stop that was requested meanwhile.
+    """
+
+    def __init__(self, core: Core, deliverer: Deliverer) -> None:
+        self._core = core
+        self._deliverer = deliverer
+
+    async def record(self, spec: Spec, target: Target, id: str | None) -> tuple[Entry, bool]:
+        """Check everything that can be checked, then write the dispatch down.
+
+        Returns:
+            the stored entry, and whether it is new.
+        Raises:
+            InvalidRequest: the target cannot honour the spec.
+            DispatchConflict: the id or the name is taken by another spec.
+        """
+        chosen = new_dispatch_id() if id is None else check_dispatch_id(id)
+        cap = self._core.settings.timeout_cap
+        if spec.timeout > cap:
+            raise InvalidRequest(f"timeout {spec.timeout} s is above this deployment's cap of {cap} s")
+        target.check_spec(spec)
+        if target.implements("check"):
+            await target.call("check", seconds=LOOK_SECONDS, spec=spec)
+        store = self._core.store
+        entry = Entry(
+            id=chosen,
+            name=spec.name,
+            run=spec.run,
+            target=target.name,
+            provider=target.config.provider,
+            state=State.PENDING,
+            grace=spec.grace,
+            timeout=spec.timeout,
+            requested_at=store.now(),
+            labels=dict(spec.labels),
+            installation=store.installation,
+            spec=spec.public(),
+            digest=spec.digest(),
+            config=dict(target.config.table),
+            submitter=self._core.lease(),
+        )
+        stored, events, new = await store.create(entry)
+        await self._core.tell(stored, events)
+        return stored, new
+
+    async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
+        """Claim a pending dispatch and send it.
+
+        Returns:
+            the entry as stored afterwards: running, refused, or submitted with the failure that left it unknown.
+        Raises:
+            DispatchConflict: the backend holds our mark with another spec.
+        """
+        applied = await self._core.apply(entry, SubmitBegan(self._core.lease()), durable=True)
+        if not applied.answer:
+            return applied.entry
+        return await self._send(applied.entry, spec, target)
+
+    async def _send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
+        core, owner = self._core, self._core.owner
+        core.whole_specs[entry.id] = spec
+        outcome: Handle | AgoraError
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_claim, entry)
+            try:
+                outcome = await target.call(
+                    "dispatch", seconds=None, id=entry.id, spec=spec, check=self._check_of(entry.id)
+                )
+            except AgoraError as error:
+                outcome = error
+            tasks.cancel_scope.cancel()
+        if isinstance(outcome, AgoraError):
+            return await self._unsent(entry, outcome)
+        applied = await core.apply(entry, Started(outcome, owner))
+        core.whole_specs.pop(entry.id, None)
+        if applied.entry.state is State.STOPPING or not applied.answer:
+            return await self._deliverer.deliver(applied.entry, core.store.now() + timedelta(seconds=10))
+        return applied.entry
+
+    async def _unsent(self, entry: Entry, error: Exception) -> Entry:
+        core, owner = self._core, self._core.owner
+        if isinstance(error, StopRequested):
+            applied = await core.apply(entry, SubmitAborted(owner), durable=True)
+            return applied.entry
+        if refusal := _refusal(error, owner):
+            applied = await core.apply(entry, refusal, durable=True)
+            core.whole_specs.pop(entry.id, None)
+            if isinstance(error, DispatchConflict):
+                raise error
+            return applied.entry
+        applied = await core.apply(entry, SubmitUnknown(owner, failure_of(error)))
+        return applied.entry
+
+    async def _keep_claim(self, entry: Entry) -> None:
+        while True:
+            await anyio.sleep(CLAIM_SECONDS / 3)
+            try:
+                await self._core.store.apply(entry.id, ClaimKept(self._core.lease()))
+            except StoreError as error:
+                logger.warning("dispatch %s: the claim cannot be kept up: %s", entry.id, error)
+
+    def _check_of(self, id: str) -> Callable[[], None]:
+        owner = self._core.owner
+
+        def check() -> None:
+            entry = self._core.store.read_blocking(id)
+            claim: Lease | None = entry.submitter
+            if entry.state is not State.SUBMITTED:
+                raise StopRequested(f"dispatch {id} is {entry.state.value}")
+            if claim is None or claim.owner != owner:
+                raise StopRequested(f"dispatch {id} is not ours to send any more")
+
+        return check
+
+    async def find_or_resend(self, entry: Entry, target: Target) -> Entry:
+        """Look for a dispatch whose submit got no answer: adopt it, send it again, or end it (contract 7).
+
+        Raises:
+            AgoraError: the target cannot be asked; nothing was changed.
+        """
+        core = self._core
+        handle: Handle | None = await target.call("find", seconds=LOOK_SECONDS, id=entry.id)
+        if handle is not None:
+            applied = await core.apply(entry, Started(handle))
+            return applied.entry
+        limits = target.limits
+        age = (core.store.now() - (entry.first_sent_at or entry.requested_at)).total_seconds()
+        if age < limits.settle_time or entry.seen:
+            return entry
+        spec = self._whole(entry, target)
+        in_time = limits.resubmit_within is None or age < limits.resubmit_within
+        if entry.state is State.SUBMITTED and spec is not None and in_time:
+            applied = await core.apply(entry, ResubmitBegan(core.lease()), durable=True)
+            return await self._send(applied.entry, spec, target) if applied.answer else applied.entry
+        applied = await core.apply(entry, NeverSeen(limits.absence_proves_never_started), durable=True)
+        return applied.entry
+
+    def _whole(self, entry: Entry, target: Target) -> Spec | None:
+        """The whole request, if this process holds it."""
+        if (spec := self._core.whole_specs.get(entry.id)) is not None:
+            return spec
+        if entry.spec.get("secrets") or not target.limits.spec_is_whole:
+            return None
+        return Spec.model_validate({key: value for key, value in entry.spec.items() if key != "secrets"})
+
+
+def _refusal(error: Exception, owner: str) -> SubmitRefusal | None:
+    match error:
+        case SubmitRefused():
+            return SubmitRefusal(owner, error.reason, str(error), error.exit_code)
+        case Vetoed():
+            return SubmitRefusal(owner, "vetoed", str(error))
+        case DispatchConflict():
+            return SubmitRefusal(owner, "conflict", str(error))
+        case PermissionDenied():
+            return SubmitRefusal(owner, "permission_denied", str(error))
+        case InvalidRequest():
+            return SubmitRefusal(owner, "submit_refused", str(error))
+        case _:
+            return None

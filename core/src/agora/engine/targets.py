@@ -1,0 +1,189 @@
+"""Targets in use: provider, validated configuration, hook chain; every call bounded and off the event loop."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from pydantic import ValidationError
+
+from agora.config import Settings, TargetConfig, validate_target
+from agora.errors import AgoraError, ConfigError, InvalidRequest, ProviderError, Unreachable
+from agora.model.capabilities import Limits
+from agora.model.record import Entry
+from agora.model.spec import Spec
+from agora.plugins import TargetHooks, load_provider
+from agora.provider import Installation, ProviderInfo
+
+#: An attempt to stop may take so long (contract 3), in seconds.
+STOP_SECONDS = 10.0
+LOOK_SECONDS = 10.0
+CREATE_SECONDS = 30.0
+
+
+class Target:
+    """One target: calls its hooks in worker threads, at most `limits.concurrency` at a time.
+
+    Parameters:
+        config: as configured, or as stored with a dispatch.
+        info: its provider.
+        hooks: its hook chain.
+    """
+
+    def __init__(self, config: TargetConfig, info: ProviderInfo, hooks: TargetHooks) -> None:
+        self.name = config.name
+        self.config = config
+        self.info = info
+        self.hooks = hooks
+        self._limiter = anyio.CapacityLimiter(info.limits.concurrency)
+        self._submits = anyio.CapacityLimiter(info.limits.concurrency)
+
+    @property
+    def limits(self) -> Limits:
+        """The provider's numbers."""
+        return self.info.limits
+
+    def has(self, capability: str) -> bool:
+        """Whether the provider claims a capability."""
+        return self.info.capabilities.has(capability)
+
+    def implements(self, hook: str) -> bool:
+        """Whether the provider has an optional hook."""
+        return hook in self.hooks.hooks
+
+    async def call(self, hook: str, *, seconds: float | None, **arguments: Any) -> Any:
+        """Call a hook in a worker thread.
+
+        Parameters:
+            hook: its name.
+            seconds: how long it may take; no bound for a submit, whose claim is kept up meanwhile.
+        Raises:
+            Unreachable: no answer in time.
+            AgoraError: what the provider or an extension raised; anything else is wrapped in `ProviderError`.
+        """
+        work = functools.partial(self.hooks.call, hook, **arguments)
+        limiter = self._submits if seconds is None else self._limiter
+        try:
+            with anyio.fail_after(seconds):
+                return await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
+        except TimeoutError as error:
+            raise Unreachable(f"target {self.name!r} gave no answer to {hook} within {seconds:g} s") from error
+        except AgoraError:
+            raise
+        except Exception as error:
+            raise ProviderError(f"{hook} on target {self.name!r} failed: {type(error).__name__}: {error}") from error
+
+    def check_spec(self, spec: Spec) -> None:
+        """Refuse what the declared limits rule out.
+
+        Raises:
+            InvalidRequest: names the field and the limit.
+        """
+        limits = self.info.limits
+        if spec.grace < limits.grace_min or (limits.grace_max is not None and spec.grace > limits.grace_max):
+            most = "" if limits.grace_max is None else f" to {limits.grace_max}"
+            raise InvalidRequest(
+                f"grace {spec.grace} s is outside what target {self.name!r} can do: {limits.grace_min}{most} s"
+            )
+        given = {name for name in ("image", "cwd", "command") if getattr(spec, name) is not None}
+        given |= {f"resources.{name}" for name in ("cpu", "memory") if getattr(spec.resources, name) is not None}
+        if refused := sorted(given & set(limits.refused_fields)):
+            raise InvalidRequest(f"target {self.name!r} ({self.info.name}) cannot honour {', '.join(refused)}")
+        if spec.secrets and not self.has("secrets"):
+            raise InvalidRequest(f"target {self.name!r} ({self.info.name}) cannot pass secrets to a workload")
+        try:
+            self.info.options_model.model_validate(spec.options)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            key = ".".join(["options", *(str(part) for part in first["loc"])])
+            known = ", ".join(self.info.options_model.model_fields) or "none"
+            raise InvalidRequest(f"{key}: {first['msg']}; options of {self.info.name}: {known}") from None
+
+
+class Targets:
+    """Every target that this process uses, each made once.
+
+    Parameters:
+        settings: the configuration.
+        installation: what providers are told of the store.
+        extensions: wrapped around every target.
+    """
+
+    def __init__(self, settings: Settings, installation: Installation, extensions: Sequence[object]) -> None:
+        self.settings = settings
+        self._installation = installation
+        self._extensions = extensions
+        self._made: dict[str, Target] = {}
+        self._lock = anyio.Lock()
+
+    async def configured(self, name: str | None) -> Target:
+        """Return a target of the configuration.
+
+        Raises:
+            ConfigError: it is unknown, wrongly configured, or its provider is not installed.
+        """
+        return await self.get(self.settings.target(name))
+
+    async def of(self, entry: Entry) -> Target:
+        """Return the target that a dispatch was sent to, as it was resolved then.
+
+        Raises:
+            ConfigError: its provider is not installed here.
+        """
+        return await self.get(stored(entry))
+
+    async def get(self, config: TargetConfig) -> Target:
+        """Return a target, made at its first use.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        key = key_of(config)
+        async with self._lock:
+            if key not in self._made:
+                work = functools.partial(self._make, config)
+                try:
+                    with anyio.fail_after(CREATE_SECONDS):
+                        self._made[key] = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+                except TimeoutError as error:
+                    raise ConfigError(
+                        f"target {config.name!r} could not be made within {CREATE_SECONDS:g} s"
+                    ) from error
+            return self._made[key]
+
+    def _make(self, config: TargetConfig) -> Target:
+        info = load_provider(config.provider)
+        model = validate_target(config, info.config_model)
+        try:
+            plugin = info.create(config.name, model, self._installation)
+        except AgoraError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"target {config.name!r} ({config.provider}) cannot be used: {type(error).__name__}: {error}"
+            ) from error
+        return Target(config, info, TargetHooks(config.name, plugin, self._extensions))
+
+    async def close(self) -> None:
+        """Let every plugin go, each for at most 2 s."""
+        for target in self._made.values():
+            if target.implements("close"):
+                try:
+                    await target.call("close", seconds=2.0)
+                except AgoraError:
+                    continue
+
+
+def stored(entry: Entry) -> TargetConfig:
+    """Return the target's configuration that is stored with a dispatch."""
+    return TargetConfig(entry.target, entry.provider, entry.config, "the record of the dispatch")
+
+
+def key_of(config: TargetConfig) -> str:
+    """Tell targets apart: two configurations of one name are two targets."""
+    table: Mapping[str, Any] = config.table
+    return json.dumps([config.name, config.provider, table], sort_keys=True, default=str)
