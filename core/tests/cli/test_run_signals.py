@@ -4,12 +4,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 from agora.cli.base import Session
 from agora.cli.run import Foreground
+from agora.client import AgoraClient
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.observation import LogChunk
 from agora.model.record import Record, State
@@ -95,7 +96,9 @@ async def signalled(client: GivenClient, *numbers: signal.Signals) -> int:
     codes: list[int] = []
 
     async def run() -> None:
-        codes.append(await Foreground(client, Session(), quiet=False).run(None, ID, {"command": ["x"]}))
+        codes.append(
+            await Foreground(cast(AgoraClient, client), Session(), quiet=False).run(None, ID, {"command": ["x"]})
+        )
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
@@ -171,7 +174,7 @@ async def test_output_that_goes_on_after_the_end_does_not_delay_it(
     client.logs_end = False
     client.ended.set()
     with anyio.fail_after(5):
-        code = await Foreground(client, Session(), quiet=True).run(None, ID, {"command": ["x"]})
+        code = await Foreground(cast(AgoraClient, client), Session(), quiet=True).run(None, ID, {"command": ["x"]})
     assert code == 130
 
 
@@ -184,7 +187,7 @@ async def test_streams_stay_apart_byte_for_byte(
         LogChunk(stream="stdout", data=b"more", dropped=7), LogChunk(stream="stdout", data=b""),
     ]  # fmt: skip
     client.ended.set()
-    assert await Foreground(client, Session(), quiet=True).run(None, ID, {"command": ["x"]}) == 3
+    assert await Foreground(cast(AgoraClient, client), Session(), quiet=True).run(None, ID, {"command": ["x"]}) == 3
     printed = capfdbinary.readouterr()
     assert printed.out == b"out\xff\nmore"
     assert printed.err == b"erragora: 7 bytes of output were dropped here\n"

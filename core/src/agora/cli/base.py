@@ -85,7 +85,19 @@ class Session:
             async with self.client() as client:
                 return await action(client)
 
+        self.configure_logs()
         return anyio.run(with_client)
+
+    def configure_logs(self) -> None:
+        """Send warnings to stderr as words, and with `-v` or `-vv` more, as JSON lines."""
+        if self.verbose:
+            from agora.logs import configure_logging
+
+            configure_logging("INFO" if self.verbose == 1 else "DEBUG")
+        else:
+            import logging
+
+            logging.basicConfig(format="agora: %(message)s", level=logging.WARNING)
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -106,7 +118,7 @@ def _global_options() -> list[click.Parameter]:
             ["--supervisor/--no-supervisor"], default=True,
             help="Whether a background supervisor may be started.", **common,
         ),
-        click.Option(["-v", "--verbose"], count=True, help="Say more; errors come with a traceback.", **common),
+        click.Option(["-v", "--verbose"], count=True, help="Log to stderr (-vv more); errors come with a traceback.", **common),
     ]  # fmt: skip
 
 
