@@ -1,25 +1,25 @@
--- name: insert_dispatch!
+-- name: insert_dispatch(id, state, live, target, run, name, requested_at, ended_at, version, body)!
 INSERT INTO dispatches (id, state, live, target, run, name, requested_at, ended_at, version, body)
 VALUES (:id, :state, :live, :target, :run, :name, :requested_at, :ended_at, :version, :body);
 
--- name: update_dispatch!
+-- name: update_dispatch(state, live, ended_at, version, body, id, previous)!
 UPDATE dispatches
 SET state = :state, live = :live, ended_at = :ended_at, version = :version, body = :body
 WHERE id = :id AND version = :previous;
 
--- name: read_dispatch$
+-- name: read_dispatch(id)$
 SELECT body FROM dispatches WHERE id = :id;
 
--- name: live_versions
+-- name: live_versions()
 SELECT id, version FROM dispatches WHERE live = 1;
 
--- name: candidate_ids
+-- name: candidate_ids(prefix, suffix)
 SELECT id FROM dispatches WHERE id LIKE :prefix OR id LIKE :suffix ORDER BY id LIMIT 2;
 
--- name: id_of_name$
+-- name: id_of_name(run, name)$
 SELECT id FROM dispatches WHERE run = :run AND name = :name;
 
--- name: list_dispatches
+-- name: list_dispatches(live, states, run, name, target, before, label, content, most)
 SELECT body FROM dispatches
 WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
   AND (CAST(:states AS TEXT) IS NULL OR :states LIKE '%,' || state || ',%')
@@ -31,23 +31,23 @@ WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
 ORDER BY requested_at DESC, id DESC
 LIMIT :most;
 
--- name: ended_before
+-- name: ended_before(before)
 SELECT body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;
 
--- name: insert_label!
+-- name: insert_label(dispatch_id, label, content)!
 INSERT INTO labels (dispatch_id, label, content) VALUES (:dispatch_id, :label, :content);
 
--- name: insert_event!
+-- name: insert_event(dispatch_id, sequence, type, body)!
 INSERT INTO events (dispatch_id, sequence, type, body) VALUES (:dispatch_id, :sequence, :type, :body);
 
--- name: read_events
+-- name: read_events(dispatch_id, after)
 SELECT body FROM events WHERE dispatch_id = :dispatch_id AND sequence > :after ORDER BY sequence;
 
--- name: delete_dispatch!
+-- name: delete_dispatch(id)!
 DELETE FROM dispatches WHERE id = :id;
 
--- name: delete_labels!
+-- name: delete_labels(id)!
 DELETE FROM labels WHERE dispatch_id = :id;
 
--- name: delete_events!
+-- name: delete_events(id)!
 DELETE FROM events WHERE dispatch_id = :id;
