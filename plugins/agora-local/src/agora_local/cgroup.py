@@ -17,6 +17,8 @@ from agora_local import processes
 _SYS_CLONE3 = 435
 _CLONE_INTO_CGROUP = 0x200000000
 _SIGCHLD = 17
+#: What the names of our groups begin with.
+PREFIX = "agora-"
 
 
 class Cgroup:
@@ -98,8 +100,15 @@ class Cgroup:
                 return
 
 
+def sweep(parent: str) -> None:
+    """Remove groups of ours that nobody is in any more: their shims were killed while they stood by."""
+    for name in os.listdir(parent):
+        if name.startswith(PREFIX):
+            Cgroup(f"{parent}/{name}").remove()
+
+
 def parent_path() -> str | None:
-    """Return the directory of this process's own group, below which a workload's can be made, if there is one.
+    """Return the directory of this process's own group, if a workload's can be made below it.
 
     /proc/self/cgroup names it relative to where the hierarchy is mounted (cgroups(7)).
     """
@@ -110,7 +119,8 @@ def parent_path() -> str | None:
     for root, point in _mounts():
         if root == "/" or own == root or own.startswith(root + "/"):
             path = (point + own.removeprefix(root.rstrip("/"))).rstrip("/")
-            return path if os.access(path, os.W_OK) else None
+            # The journal takes plain text.
+            return path if path.isascii() and path.isprintable() and os.access(path, os.W_OK) else None
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -20,11 +21,11 @@ if __name__ == "__main__":
     package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     sys.modules["agora_local"] = package
 
-from agora_local import shim
+from agora_local import cgroup, shim
 
-#: Longer than any request: it holds a few paths.
-REQUEST_BYTES = 65536
-DESCRIPTORS = 5
+#: Standbys that are kept: one until the first dispatch, since many a program makes only one, then more.
+FIRST_STANDBYS = 1
+STANDBYS = 3
 
 
 def _start_clean() -> None:
@@ -44,44 +45,58 @@ def _start_clean() -> None:
         resource.setrlimit(limit, (hard, hard))
 
 
-def serve(control: socket.socket) -> None:
-    """Fork one shim per request until the other side is gone."""
+def serve(requests: socket.socket, cgroup_parent: str | None) -> None:
+    """Keep standbys until the other side of their socket is gone.
+
+    A standby has its control group, its pipes and the workload's process ready, so that a dispatch has little left
+    to wait for.
+    """
+    taken, taken_write = os.pipe2(os.O_CLOEXEC)
+    poll = select.poll()
+    poll.register(requests.fileno(), 0)  # tells of the hang-up alone; the requests are the standbys'
+    poll.register(taken, select.POLLIN)
+    missing = FIRST_STANDBYS
+    wanted = FIRST_STANDBYS
     while True:
-        request, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-        if not request:
+        for _ in range(missing):
+            _fork_standby(requests, taken_write, cgroup_parent)
+        if any(descriptor != taken for descriptor, _ in poll.poll()):
             return
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                control.close()
-                shim.main(request, descriptors)
-                code = 0
-            except BaseException:  # noqa: BLE001 - the last words of a process; its workload dies with it
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        missing = len(os.read(taken, 64)) + STANDBYS - wanted
+        wanted = STANDBYS
+
+
+def _fork_standby(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None:
+    if os.fork():
+        return
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        shim.main(requests, taken, cgroup_parent)
+        code = 0
+    except BaseException:  # noqa: BLE001 - the last words of a process; its workload dies with it
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def main() -> None:
     """Serve the socket on standard input."""
     _start_clean()
-    control = socket.socket(fileno=os.dup(0))
-    control.set_inheritable(False)
+    requests = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.umask(0o077)
     os.chdir("/")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a shim
+    parent = cgroup.parent_path() if sys.argv[1:] == ["auto"] else None
+    if parent is not None:
+        cgroup.sweep(parent)
     gc.collect()
     gc.freeze()
     gc.disable()
-    serve(control)
+    serve(requests, parent)
 
 
 if __name__ == "__main__":

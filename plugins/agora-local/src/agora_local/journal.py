@@ -31,9 +31,9 @@ def line(record: str, **fields: str | int | float | bool | None) -> bytes:
         elif isinstance(value, bool):
             word = "true" if value else "false"
         elif isinstance(value, str):
-            if not value.isascii() or not value.isprintable() or '"' in value or "\\" in value:
+            if not value.isascii() or not value.isprintable():
                 raise ValueError(f"not plain text: {value!r}")
-            word = f'"{value}"'
+            word = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         else:
             word = repr(value)
         parts.append(f'"{name}":{word}')

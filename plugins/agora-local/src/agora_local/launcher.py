@@ -60,9 +60,11 @@ class Launcher:
 
     Parameters:
         state_dir: where the fork server's own log goes.
+        cgroup: `auto` or `never`.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, cgroup: str) -> None:
+        self._cgroup = cgroup
         self._log = state_dir / LOG
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
@@ -112,6 +114,8 @@ class Launcher:
         failed = marshal.loads(answer)  # noqa: S302 - written by this very package
         if failed is not None:
             stage, number = failed
+            if stage == "process":
+                raise Nothing
             raise refusal(stage, number, start)
 
     def close(self) -> None:
@@ -159,7 +163,7 @@ class Launcher:
             with theirs:
                 self._pid = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-I", "-S", forkserver.__file__],
+                    [sys.executable, "-I", "-S", forkserver.__file__, self._cgroup],
                     kept,
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),

@@ -23,13 +23,14 @@ from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase,
 from agora.model.spec import Spec
 from agora.provider import Installation
 
-from agora_local import cgroup, claims, control, logs, machine, processes, rescue, story, watch
+from agora_local import claims, control, launcher, logs, machine, processes, rescue, story, watch
 from agora_local.claims import Claim
 from agora_local.config import LocalConfig, LocalOptions
 from agora_local.journal import LIVE, RESERVE
 from agora_local.launcher import Launcher, Nothing, surroundings
 from agora_local.request import Request
 from agora_local.story import Story
+from agora_local.workload import Start
 
 #: Seconds that a dispatch waits for another one of the same id, below the 10 that a caller allows.
 _WAIT_FOR_OTHER = 8.0
@@ -53,7 +54,7 @@ class LocalProvider:
         self._config = config
         self._installation = installation.id
         self._root = (config.state_dir or installation.directory / "local" / target_name).absolute()
-        self._launcher = Launcher(self._root)
+        self._launcher = Launcher(self._root, config.cgroup)
         self._machine = machine.machine_id(self._root)
         self._ready = False
         self._closed = False
@@ -197,46 +198,43 @@ class LocalProvider:
     # --- dispatch --------------------------------------------------------------------------------------------
 
     def _start(self, claim: Claim, spec: Spec, digest: str, check: Check) -> Handle:
-        id = claim.path.name
+        marks = {rescue.DISPATCH_MARK: claim.path.name, rescue.INSTALLATION_MARK: self._installation}
         try:
-            parent = cgroup.parent_path() if self._config.cgroup == "auto" else None
-            group = parent and f"{parent}/agora-{self._installation[:16]}-{id}"
-            boot = processes.boot_id()
-            offset = claim.begin(
-                id=id,
-                installation=self._installation,
-                digest=digest,
-                machine=self._machine,
-                boot=boot,
-                cgroup=group,
-            )
-            request = Request(
-                id, spec.grace, spec.timeout, self._config.log_cap, group, offset, str(self._root / RESERVE)
-            )
-            marks = {rescue.DISPATCH_MARK: id, rescue.INSTALLATION_MARK: self._installation}
             start = surroundings(spec, marks, LocalOptions.model_validate(spec.options).nice)
-            with (
-                claims.opened(claim.path) as directory,
-                claims.opened(self._root / LIVE) as live,
-                claims.opened(Path()) as home,
-            ):
-                descriptors = [directory, claim.descriptor, live, home]
-                check()
-                try:
-                    self._launcher.start(request, start, descriptors)
-                except Nothing:
-                    check()
-                    self._launcher.start(request, start, descriptors)
+            try:
+                self._launch(claim, spec, digest, start, check)
+            except Nothing:
+                self._launch(claim, spec, digest, start, check)
         except (StopRequested, SubmitRefused):
             claim.remove()
             raise
         except Nothing:
             claim.remove()
-            raise SubmitRefused("the fork server went away twice", reason="start_failed") from None
+            words = f"the fork server went away twice; see {self._root / launcher.LOG}"
+            raise SubmitRefused(words, reason="start_failed") from None
         except OSError as error:
             claim.remove()
             raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
-        return story.handle(id, claim.story())
+        return story.handle(claim.path.name, claim.story())
+
+    def _launch(self, claim: Claim, spec: Spec, digest: str, start: Start, check: Check) -> None:
+        id = claim.path.name
+        offset = claim.begin(
+            id=id,
+            installation=self._installation,
+            digest=digest,
+            machine=self._machine,
+            boot=processes.boot_id(),
+        )
+        reserve = str(self._root / RESERVE)
+        request = Request(id, spec.grace, spec.timeout, self._config.log_cap, offset, reserve)
+        with (
+            claims.opened(claim.path) as directory,
+            claims.opened(self._root / LIVE) as live,
+            claims.opened(Path()) as home,
+        ):
+            check()
+            self._launcher.start(request, start, [directory, claim.descriptor, live, home])
 
     def _prepare(self) -> None:
         if not self._ready:

@@ -1,4 +1,4 @@
-"""What the fork server is asked for: no secret passes through it. Needs the standard library alone."""
+"""What a standby is asked for: no secret passes through it. Needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -6,44 +6,39 @@ import marshal
 
 
 class Request:
-    """What the fork server was asked for, without anything secret.
+    """What a shim is told of its dispatch.
 
     Parameters:
         id: the dispatch.
         grace: seconds of grace that the spec gives.
         timeout: seconds until the dispatch's deadline.
         log_cap: bytes of output that are kept.
-        cgroup: where the workload's control group is made, or None.
         offset: where the shim's first record goes in the journal.
         reserve: path of the reserve file.
     """
 
-    __slots__ = ("cgroup", "grace", "id", "log_cap", "offset", "reserve", "timeout")
+    __slots__ = ("grace", "id", "log_cap", "offset", "reserve", "timeout")
 
-    def __init__(
-        self, id: str, grace: int, timeout: int, log_cap: int, cgroup: str | None, offset: int, reserve: str
-    ) -> None:
+    def __init__(self, id: str, grace: int, timeout: int, log_cap: int, offset: int, reserve: str) -> None:
         self.id = id
         self.grace = grace
         self.timeout = timeout
         self.log_cap = log_cap
-        self.cgroup = cgroup
         self.offset = offset
         self.reserve = reserve
 
     def pack(self) -> bytes:
         """Return it as bytes for `unpack`, in the same version of Python."""
-        fields = (self.id, self.grace, self.timeout, self.log_cap, self.cgroup, self.offset, self.reserve)
-        return marshal.dumps(fields)
+        return marshal.dumps((self.id, self.grace, self.timeout, self.log_cap, self.offset, self.reserve))
 
     @classmethod
     def unpack(cls, data: bytes) -> Request:
-        """Read it from the fork server's socket."""
+        """Read it from the socket of the standbys."""
         return cls(*marshal.loads(data))  # noqa: S302 - written by this very package
 
 
 class Descriptors:
-    """The files that come with a request.
+    """The open files that come with a request, in this order.
 
     Parameters:
         caller: stream to the dispatching process.
@@ -53,6 +48,7 @@ class Descriptors:
         home: the caller's working directory.
     """
 
+    COUNT = 5
     __slots__ = ("caller", "directory", "home", "journal", "live")
 
     def __init__(self, caller: int, directory: int, journal: int, live: int, home: int) -> None:

@@ -68,7 +68,7 @@ def settle(path: Path) -> Story:
 
 
 def _end(path: Path, claim: Record, start: Record) -> None:
-    group = Cgroup(claim["cgroup"]) if start["cgroup"] else None
+    group = Cgroup(start["cgroup"]) if start["cgroup"] is not None else None
     marks = {
         f"{DISPATCH_MARK}={path.name}".encode(),
         f"{INSTALLATION_MARK}={claim['installation']}".encode(),

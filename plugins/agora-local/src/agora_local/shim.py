@@ -15,166 +15,104 @@ import time
 from contextlib import suppress
 
 from agora_local import processes, tree, workload
-from agora_local.cgroup import Cgroup
 from agora_local.journal import Journal
+from agora_local.leader import Leader
 from agora_local.pump import Pump
 from agora_local.request import Descriptors, Request
 
 #: The contract arms a backend's own deadline at least so many seconds after the dispatch's.
 BACKSTOP_MARGIN = 60.0
-_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 #: Pauses between two rounds of killing a tree: at first at once, later for processes that the kernel holds.
 _FIRST_PAUSE = 0.001
 _LAST_PAUSE = 0.2
 #: Rounds after which not only the own children are killed but everything below them in one go.
 _DEEP_AFTER = 2
-_REQUEST_BYTES = 64
+#: Longer than any request of a dispatch, and of a stop.
+REQUEST_BYTES = 16384
+_WORDS_BYTES = 64
 _NEVER = float("inf")
 
 
 class Shim:
     """Guards one workload from its start until its whole tree is gone."""
 
-    def __init__(self, request: Request, descriptors: Descriptors) -> None:
+    def __init__(self, leader: Leader, wake: int, request: Request, descriptors: Descriptors) -> None:
+        self._leader = leader
+        self._wake = wake
         self._request = request
         self._descriptors = descriptors
         self._journal = Journal(descriptors.journal, request.offset, request.reserve)
         self._pump = Pump(descriptors.directory, request.log_cap)
         self._control_path = f"/proc/self/fd/{descriptors.live}/{request.id}"
-        self._poll = select.poll()
-        self._pipes: dict[int, int] = {}
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._pipes = dict(zip(leader.pipes, (1, 2), strict=True))
         self._callers: dict[int, socket.socket] = {}
         self._waiting: list[socket.socket] = []
-        self._leader = -1
-        self._leader_fd = -1
-        self._status = 0
-        self._leader_gone = False
-        self._cgroup: Cgroup | None = None
+        self._poll = select.poll()
+        for descriptor in (wake, self._listener.fileno(), *self._pipes):
+            self._poll.register(descriptor, select.POLLIN)
         self._backstop = time.monotonic() + request.timeout + BACKSTOP_MARGIN
         self._stop_by = _NEVER
         self._stop_grace = 0
         self._asked = False
         self._ended_by: str | None = None
+        self._told_to_end = False
         self._killed_leader = False
         self._rounds = 0
+        self._status = 0
+        self._leader_gone = False
         self._empty = False
-        self._told_to_end = False
 
     # --- start -----------------------------------------------------------------------------------------------
 
-    def start(self) -> bool:
+    def start(self, own_start_time: int) -> bool:
         """Start the workload and answer the dispatching process; return whether it runs."""
-        os.setsid()
-        libc = ctypes.CDLL(None)
-        libc.prctl(processes.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        libc.prctl(processes.PR_SET_NAME, b"agora-shim", 0, 0, 0)
-        self._take_signals()
-        caller = socket.socket(fileno=self._descriptors.caller)
         try:
-            self._listen()
-            self._spawn(caller)
-            self._journal.write("running")
+            self._begin(own_start_time)
         except (workload.StartError, OSError) as error:
-            self._undo(error)
-            answer = marshal.dumps(_words(error))
-            runs = False
-        else:
-            os.utime(self._control_path)  # tells those who watch the directory
-            answer = marshal.dumps(None)
-            runs = True
-        try:
-            caller.send(answer)
-        except OSError:
-            pass  # the dispatching process is gone; whoever comes next finds the journal
+            failed = (error.stage, error.number) if isinstance(error, workload.StartError) else ("shim", error.errno)
+            self._leader.discard()
+            with suppress(OSError):
+                self._journal.write("refused", stage=failed[0], errno=failed[1])
+            with suppress(OSError):
+                os.unlink(self._control_path)
+            self._answer_caller(failed)
+            return False
+        os.utime(self._control_path)  # tells those who watch the directory
+        self._answer_caller(None)
+        return True
+
+    def _begin(self, own_start_time: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, self._told)
+        with suppress(FileNotFoundError):
+            os.unlink(self._control_path)  # of an attempt that died before its start; the journal's lock is ours
+        self._listener.bind(self._control_path)
+        self._listener.listen(64)
+        leader = self._leader
+        leader.prepare(self._descriptors.caller, self._descriptors.home)
+        # Written before the program begins: no record, no workload.
+        self._journal.write(
+            "start",
+            pid=leader.pid,
+            start_time=leader.start_time,
+            shim=os.getpid(),
+            shim_start_time=own_start_time,
+            namespace=processes.pid_namespace(),
+            cgroup=None if leader.cgroup is None else leader.cgroup.path,
+        )
+        leader.go()
+        self._journal.write("running")
+
+    def _answer_caller(self, failed: tuple[str, int | None] | None) -> None:
+        caller = socket.socket(fileno=self._descriptors.caller)
+        with suppress(OSError):  # the dispatching process may be gone; whoever comes next finds the journal
+            caller.send(marshal.dumps(failed))
         caller.close()
         os.close(self._descriptors.home)
-        return runs
-
-    def _take_signals(self) -> None:
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake = wake
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._told)
-        self._poll.register(wake, select.POLLIN)
 
     def _told(self, *_: object) -> None:
         self._told_to_end = True
-
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        try:
-            os.unlink(self._control_path)  # of an attempt that died before its start; the journal's lock is ours
-        except FileNotFoundError:
-            pass
-        listener.bind(self._control_path)
-        listener.listen(64)
-        self._listener = listener
-        self._poll.register(listener.fileno(), select.POLLIN)
-
-    def _spawn(self, caller: socket.socket) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        out, out_write = os.pipe2(os.O_CLOEXEC)
-        err, err_write = os.pipe2(os.O_CLOEXEC)
-        shim = os.getpid()
-        pid = self._fork()
-        if pid == 0:
-            workload.become(caller, theirs, shim, self._descriptors.home, (out_write, err_write))
-        self._leader = pid
-        self._leader_fd = os.pidfd_open(pid)
-        theirs.close()
-        os.close(out_write)
-        os.close(err_write)
-        for pipe, stream in ((out, 1), (err, 2)):
-            os.set_blocking(pipe, False)
-            self._pipes[pipe] = stream
-            self._poll.register(pipe, select.POLLIN)
-        said = ours.recv(64)
-        if said != workload.READY:
-            raise workload.StartError.unpack(said) if said else workload.StartError("request", 0)
-        leader, own = processes.stat(pid), processes.stat(shim)
-        if leader is None or own is None:
-            raise workload.StartError("request", 0)
-        self._journal.write(
-            "start",
-            pid=pid,
-            start_time=leader.start_time,
-            shim=shim,
-            shim_start_time=own.start_time,
-            namespace=processes.pid_namespace(),
-            cgroup=self._cgroup is not None,
-        )
-        ours.send(workload.GO)
-        said = ours.recv(64)
-        ours.close()
-        if said:
-            raise workload.StartError.unpack(said)
-
-    def _fork(self) -> int:
-        if self._request.cgroup is not None:
-            self._cgroup = Cgroup.make(self._request.cgroup)
-        if self._cgroup is not None:
-            try:
-                return self._cgroup.fork()
-            except OSError:
-                self._cgroup.remove()
-                self._cgroup = None
-        return os.fork()
-
-    def _undo(self, error: Exception) -> None:
-        if self._leader > 0:
-            os.kill(self._leader, signal.SIGKILL)
-            os.waitpid(self._leader, 0)
-        if self._cgroup is not None:
-            self._cgroup.remove()
-        stage, number = _words(error)
-        self._journal.write("refused", stage=stage, errno=number)
-        try:
-            os.unlink(self._control_path)
-        except FileNotFoundError:
-            pass
 
     # --- watch over it ---------------------------------------------------------------------------------------
 
@@ -204,7 +142,7 @@ class Shim:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                if pid == self._leader:
+                if pid == self._leader.pid:
                     self._status = status
                     self._leader_gone = True
         except ChildProcessError:
@@ -221,22 +159,16 @@ class Shim:
                 return (self._backstop if self._stop_by == _NEVER else self._stop_by) - now
             if not self._killed_leader:
                 self._killed_leader = True
-                self._signal_leader(signal.SIGKILL)
+                self._leader.signal(signal.SIGKILL)
         elif self._empty:
             return 0
-        if self._cgroup is not None:
-            self._cgroup.kill()
+        if self._leader.cgroup is not None:
+            self._leader.cgroup.kill()
         tree.kill_children()
         self._rounds += 1
         if self._rounds > _DEEP_AFTER:
             tree.signal_descendants(signal.SIGKILL)
         return min(_FIRST_PAUSE * (1 << min(self._rounds, 10)), _LAST_PAUSE)
-
-    def _signal_leader(self, number: int) -> None:
-        try:
-            signal.pidfd_send_signal(self._leader_fd, number)
-        except ProcessLookupError:
-            pass  # dead and reaped: the next look says so
 
     def _begin_stop(self, grace: int, by: str) -> None:
         self._stop_by = time.monotonic() + grace
@@ -247,7 +179,7 @@ class Shim:
             self._ended_by = by
         with suppress(OSError):  # a full disk never keeps a stop from being carried out
             self._journal.write("stop", grace=grace, by=by)
-        self._signal_leader(signal.SIGTERM)
+        self._leader.signal(signal.SIGTERM)
         # A stopped process would see the signal only once it is continued.
         tree.signal_descendants(signal.SIGCONT, only_stopped=True)
 
@@ -265,7 +197,7 @@ class Shim:
     def _answer(self, connection: socket.socket) -> None:
         self._poll.unregister(connection.fileno())
         try:
-            words = connection.recv(_REQUEST_BYTES).split()
+            words = connection.recv(_WORDS_BYTES).split()
         except OSError:
             words = []
         self._reap()
@@ -310,8 +242,8 @@ class Shim:
         for pipe, stream in self._pipes.items():
             self._pump.turn(pipe, stream)
         self._pump.close()
-        if self._cgroup is not None:
-            self._cgroup.remove()
+        if self._leader.cgroup is not None:
+            self._leader.cgroup.remove()
         number = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else None
         while True:
             try:
@@ -335,12 +267,6 @@ class Shim:
             _say(connection, b"exited")
 
 
-def _words(error: Exception) -> tuple[str, int]:
-    if isinstance(error, workload.StartError):
-        return error.stage, error.number
-    return "shim", getattr(error, "errno", 0) or 0
-
-
 def _say(connection: socket.socket, reply: bytes) -> None:
     try:
         connection.send(reply)
@@ -349,8 +275,32 @@ def _say(connection: socket.socket, reply: bytes) -> None:
     connection.close()
 
 
-def main(request: bytes, descriptors: list[int]) -> None:
-    """Be the shim of one workload, from its start to its end."""
-    shim = Shim(Request.unpack(request), Descriptors(*descriptors))
-    if shim.start():
+def main(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None:
+    """Stand by for a request, then be the shim of one workload to its end.
+
+    Parameters:
+        requests: where this and other standbys wait; closed by the other side when no more will come.
+        taken: where to say that a request was taken and a new standby is needed.
+        cgroup_parent: directory in which control groups are made, or None for none.
+    """
+    os.setsid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(processes.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(processes.PR_SET_NAME, b"agora-shim", 0, 0, 0)
+    wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    leader = Leader(cgroup_parent)
+    own = processes.stat(os.getpid())
+    data, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, Descriptors.COUNT, socket.MSG_CMSG_CLOEXEC)
+    requests.close()
+    if not data or own is None:
+        leader.discard()
+        return
+    shim = Shim(leader, wake, Request.unpack(data), Descriptors(*descriptors))
+    runs = shim.start(own.start_time)
+    with suppress(OSError):
+        os.write(taken, b"1")
+    os.close(taken)
+    if runs:
         shim.guard()

@@ -13,9 +13,11 @@ import struct
 
 from agora_local import processes
 
-#: What the shim says when the start is written down and the program may begin.
-GO = b"go"
+#: What is said between the shim and this process: get ready (with the caller's socket and working directory),
+#: all is ready, the start is written down and the program may begin.
+PREPARE = b"prepare"
 READY = b"ready"
+GO = b"go"
 _FAILED = struct.Struct("<16si")
 _LENGTH = struct.Struct("<I")
 
@@ -81,7 +83,7 @@ class StartError(Exception):
     """The program could not be started.
 
     Parameters:
-        stage: `request`, `limits`, `cwd` or `exec`.
+        stage: `process`, `limits`, `cwd` or `exec`.
         number: the errno, 0 where there is none.
     """
 
@@ -101,17 +103,15 @@ class StartError(Exception):
         return cls(stage.rstrip(b"\0").decode(), number)
 
 
-def become(request: socket.socket, shim: socket.socket, parent: int, home: int, streams: tuple[int, int]) -> None:
-    """Turn this freshly forked process into the workload; it never returns.
+def become(shim: socket.socket, parent: int, streams: tuple[int, int]) -> None:
+    """Turn this freshly forked process into the workload once it is asked to; it never returns.
 
     Parameters:
-        request: where the dispatching process says what to start.
-        shim: to tell the shim that all is ready, or what went wrong; closed by the start of the program.
+        shim: to hear from the shim, and to tell it what went wrong; closed by the start of the program.
         parent: pid of the shim.
-        home: descriptor of the caller's working directory.
         streams: the writing ends of stdout and stderr.
     """
-    stage = "request"
+    stage = "process"
     try:
         # Whoever kills the shim kills its workload: nothing runs on without a guardian.
         ctypes.CDLL(None).prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -120,7 +120,14 @@ def become(request: socket.socket, shim: socket.socket, parent: int, home: int, 
         os.setsid()
         os.dup2(streams[0], 1)
         os.dup2(streams[1], 2)
-        start = Start.receive(request)
+        # Handlers end with exec, what is ignored stays ignored; the interpreter ignores these two.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        word, descriptors, _, _ = socket.recv_fds(shim, len(PREPARE), 2, socket.MSG_CMSG_CLOEXEC)
+        if word != PREPARE:
+            os._exit(1)
+        caller, home = descriptors
+        start = Start.receive(socket.socket(fileno=caller))
         stage = "limits"
         os.umask(start.umask)
         for name, soft, hard in start.limits:
@@ -136,14 +143,11 @@ def become(request: socket.socket, shim: socket.socket, parent: int, home: int, 
         shim.send(READY)
         if shim.recv(len(GO)) != GO:
             os._exit(1)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _execute(start)
     except (OSError, ValueError) as error:
         shim.send(StartError(stage, getattr(error, "errno", 0) or 0).pack())
     except EOFError:
-        shim.send(StartError("request", 0).pack())
+        shim.send(StartError("process", 0).pack())
     finally:
         os._exit(127)
 
