@@ -1,0 +1,5 @@
+"""`python -m agora_conformance`."""
+
+from agora_conformance.cli import main
+
+main()

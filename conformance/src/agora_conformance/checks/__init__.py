@@ -1,0 +1,1 @@
+"""The checks, one module a family; each registers for exactly one requirement."""

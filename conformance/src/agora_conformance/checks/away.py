@@ -1,0 +1,117 @@
+"""AWAY: what does not answer is not gone."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.to_thread
+from agora.errors import Unreachable
+from agora.model.cancel import Outcome
+from agora.model.observation import Phase
+from agora.model.record import State
+
+from agora_conformance.arena import Arena, eventually
+from agora_conformance.registry import check
+from agora_conformance.target import CutsOff
+from agora_conformance.verdict import Untested, require
+from agora_conformance.witness import Probe
+
+#: Seconds for which a cut lasts at least.
+CUT = 3.0
+
+
+class Cut:
+    """A cut of one probe's agent or API, healed in any case."""
+
+    def __init__(self, arena: Arena, probe: Probe) -> None:
+        self._eyes = _hands(arena)
+        self._where = (probe.installation, probe.id)
+
+    async def __aenter__(self) -> None:
+        await anyio.to_thread.run_sync(self._eyes.cut, *self._where)
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._eyes.heal, *self._where)
+
+
+def _hands(arena: Arena) -> CutsOff:
+    if isinstance(arena.target.eyes, CutsOff):
+        return arena.target.eyes
+    raise Untested("the target has no way to cut the agent or the API off")
+
+
+async def _is_away(probe: Probe) -> bool:
+    return (await probe.record()).reachable is False
+
+
+@check("AWAY-01")
+async def nothing_ends(arena: Arena) -> None:
+    """Cut it off and look at the record for a while."""
+    _hands(arena)
+    probe = await arena.start("default")
+    async with Cut(arena, probe):
+        await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
+        until = anyio.current_time() + CUT
+        while anyio.current_time() < until:
+            await probe.client.reconcile()
+            record = await probe.record()
+            require(record.state is State.RUNNING, f"it became {record.state.value} while cut off")
+            await anyio.sleep(0.3)
+    record = await probe.record()
+    require(record.state is State.RUNNING, f"it was {record.state.value} after the cut")
+
+
+@check("AWAY-02")
+async def request_survives(arena: Arena) -> None:
+    """Cancel it while it is cut off."""
+    _hands(arena)
+    probe = await arena.start("graceful", 0, 10)
+    async with Cut(arena, probe):
+        result = await probe.cancel(reason="while away")
+        require(result.outcome is Outcome.STOPPING, f"the answer is {result.outcome.value}")
+        require(result.delivered is False, "the answer says that the stop was delivered")
+        require(result.error, "the answer does not say why it is not delivered")
+        record = await probe.record()
+        require(record.state is State.STOPPING, f"it became {record.state.value} while cut off")
+        require(record.cause and record.cause.reason == "while away", "the record does not carry the request")
+    record = await probe.end(40)
+    require(record.state is State.CANCELLED, f"after the cut it ended as {record.state.value}")
+    require(await probe.processes() in (None, []), "after the cut and the stop it still runs")
+
+
+@check("AWAY-03")
+async def heals(arena: Arena) -> None:
+    """Let it end while it is cut off."""
+    _hands(arena)
+    probe = await arena.start("exit", 42, 150)
+    async with Cut(arena, probe):
+        await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
+        await anyio.sleep(CUT)
+        record = await probe.record()
+        require(record.state is State.RUNNING, f"it became {record.state.value} while cut off")
+    record = await probe.end(20)
+    require(record.state is State.FAILED, f"after the cut it ended as {record.state.value} ({record.reason})")
+    lost = record.exit_code is None and not arena.info.capabilities.has("exit_code_after_end")
+    require(record.exit_code == 42 or lost, f"exit code 42 arrived as {record.exit_code}")
+
+
+@check("AWAY-04")
+async def another_backend(arena: Arena) -> None:
+    """Ask with a handle that names another backend."""
+    hooks = arena.hooks()
+    probe = await arena.start_raw(hooks, "graceful", 0, 0)
+    handle = probe.handle.model_copy(update={"backend": f"{probe.handle.backend}-another"})
+    try:
+        seen = await hooks.observe(handle)
+    except Unreachable:
+        pass
+    else:
+        require(not seen.reachable, f"observe says {seen.phase.value} of a workload on another backend")
+    try:
+        receipt = await hooks.stop(handle, 3)
+    except Unreachable:
+        pass
+    else:
+        require(False, f"a stop on another backend was answered with {receipt.kind.value}")
+    require((await hooks.observe(probe.handle)).phase is Phase.RUNNING, "the workload itself did not go on")
+    require(not (await probe.pulse()).terms, "the workload itself was sent a signal")
