@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--lost-after", type=float, required=True)
     parser.add_argument("--abandon-after", type=float, required=True)
     given = parser.parse_args()
+    # What the caller had inherited (a CI's pipe, say) must not stay open as long as this process lives.
+    os.closerange(3, 1024)
     os.chdir(given.home)
     configure_logging("WARNING")
     settings = replace(load_settings(), lost_after=given.lost_after, abandon_after=given.abandon_after)

@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Literal
 
 from agora.engine.core import Core, failure_of, was_sent
+from agora.engine.find import Finder
 from agora.engine.targets import STOP_SECONDS, Target
 from agora.errors import AgoraError, StoreError
 from agora.model.cause import Cause, Via
 from agora.model.observation import ReceiptKind, StopReceipt
 from agora.model.record import Entry, Failure, State
-from agora.state import AttemptAnswered, AttemptBegan, Fact
+from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed
 from agora.store import Applied
 
 Kind = Literal["stop", "kill"]
@@ -22,10 +23,12 @@ class Deliverer:
 
     Parameters:
         core: the common ground.
+        finder: finds a workload whose handle nobody stored.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, finder: Finder) -> None:
         self._core = core
+        self._finder = finder
 
     async def deliver(self, entry: Entry, until: datetime) -> Entry:
         """See a recorded request through to its first answer, ours or another sender's.
@@ -45,12 +48,21 @@ class Deliverer:
                 claimed = entry.attempt is not None and entry.attempt.lease.until > now
                 submitting = entry.submitter is not None and entry.submitter.until > now
                 if entry.handle is not None and not claimed:
-                    applied = await self.attempt(entry)
-                    return entry if applied is None else applied.entry
-                if entry.handle is None and not submitting:
-                    return entry
+                    if (applied := await self.attempt(entry)) is not None:
+                        return applied.entry
+                elif entry.handle is None and not submitting and await self._lost(entry):
+                    return await store.read(entry.id)
                 await ear.wait(min(1.0, (until - now).total_seconds()))
         return await store.read(entry.id)
+
+    async def _lost(self, entry: Entry) -> bool:
+        """Look for a workload that nobody is starting any more; true where a supervisor has to go on."""
+        try:
+            target = await self._core.targets.of(entry)
+            return await self._finder.adopt(entry, target) is None
+        except AgoraError as error:
+            await self._core.apply(entry, LookFailed(failure_of(error)))
+            return True
 
     async def attempt(self, entry: Entry, kind: Kind | None = None, *before: Fact) -> Applied | None:
         """Claim and send one stop or kill, and write its answer.

@@ -13,6 +13,7 @@ from agora.engine.cancel import Canceller
 from agora.engine.carry import Carrier
 from agora.engine.core import Core
 from agora.engine.deliver import Deliverer
+from agora.engine.find import Finder
 from agora.engine.look import Looker, ReconcileReport
 from agora.engine.plan import next_step
 from agora.engine.reap import Reaped, Reaper, reap_cause
@@ -40,9 +41,10 @@ class Engine:
         self.store = store
         self.settings = settings
         self.core = Core(store, settings, extensions)
-        deliverer = Deliverer(self.core)
+        finder = Finder(self.core)
+        deliverer = Deliverer(self.core, finder)
         self._canceller = Canceller(self.core, deliverer)
-        self._submitter = Submitter(self.core, deliverer)
+        self._submitter = Submitter(self.core, deliverer, finder)
         self._looker = Looker(self.core)
         self._carrier = Carrier(self.core, self._looker, self._submitter, deliverer)
         self._reaper = Reaper(self.core)

@@ -10,6 +10,7 @@ import anyio
 
 from agora.engine.core import CLAIM_SECONDS, Core, failure_of
 from agora.engine.deliver import Deliverer
+from agora.engine.find import Finder
 from agora.engine.targets import LOOK_SECONDS, Target
 from agora.errors import (
     AgoraError,
@@ -45,10 +46,12 @@ class Submitter:
     Parameters:
         core: the common ground.
         deliverer: carries out a stop that was requested meanwhile.
+        finder: adopts what was started all the same.
     """
 
-    def __init__(self, core: Core, deliverer: Deliverer) -> None:
+    def __init__(self, core: Core, deliverer: Deliverer, finder: Finder) -> None:
         self._core = core
+        self._finder = finder
         self._deliverer = deliverer
 
     async def record(self, spec: Spec, target: Target, id: str | None) -> tuple[Entry, bool]:
@@ -165,10 +168,8 @@ class Submitter:
             AgoraError: the target cannot be asked; nothing was changed.
         """
         core = self._core
-        handle: Handle | None = await target.call("find", seconds=LOOK_SECONDS, id=entry.id)
-        if handle is not None:
-            applied = await core.apply(entry, Started(handle))
-            return applied.entry
+        if (adopted := await self._finder.adopt(entry, target)) is not None:
+            return adopted
         limits = target.limits
         age = (core.store.now() - (entry.first_sent_at or entry.requested_at)).total_seconds()
         if age < limits.settle_time or entry.seen:

@@ -171,6 +171,8 @@ def _answered_after_end(draft: Draft, fact: facts.AttemptAnswered) -> None:
         return
     if receipt.kind is ReceiptKind.ALREADY_EXITED and receipt.observation is not None:
         confirm(draft, receipt.observation)
+    elif receipt.kind in (ReceiptKind.SIGNALLED, ReceiptKind.ALREADY_STOPPING):
+        draft.set(accepted_at=draft.entry.accepted_at or draft.now, delivered=True, failure=None)
     elif receipt.kind is ReceiptKind.NOT_FOUND and fact.proves_death:
         confirm(draft, Observation(phase=Phase.ENDED, reason="absent"))
 
