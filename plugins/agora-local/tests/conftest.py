@@ -1,0 +1,29 @@
+"""A provider on a directory of its own for each test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # what the tests of this package share
+
+from local_harness import Local
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    """A provider with the default configuration."""
+    made = Local(tmp_path)
+    yield made
+    made.clean()
+
+
+@pytest.fixture(params=["auto", "never"], ids=["cgroup", "walk"])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Local]:
+    """A provider with a control group per workload where the machine allows it, and one without."""
+    made = Local(tmp_path, cgroup=request.param)
+    yield made
+    made.clean()
