@@ -38,7 +38,7 @@ from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, Record, State
 from agora.model.spec import Spec
-from agora.plugins import ProviderStatus, list_providers, load_extensions
+from agora.plugins import ProviderStatus, list_providers
 from agora.store import Filter, Store, default_home
 
 Records = list[Record]
@@ -100,7 +100,7 @@ class AgoraClient:
         settings = self._settings or load_settings()
         store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
         self._settings = settings
-        self._engine = Engine(store, settings, (*load_extensions(), *self._extensions))
+        self._engine = Engine(store, settings, self._extensions)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         background = self._wants_supervisor and settings.supervisor

@@ -112,14 +112,13 @@ async def _serve(home: Path, settings: Settings) -> None:
     import anyio
 
     from agora.engine.engine import Engine
-    from agora.plugins import load_extensions
     from agora.store import Filter, Store
 
     while True:
         with _lock(home) as ours:
             if not ours:
                 return
-            engine = Engine(Store(home), settings, load_extensions())
+            engine = Engine(Store(home), settings)
             await engine.supervise(until_idle=True, defer=DEFER)
             with anyio.move_on_after(LINGER):
                 async with engine.store.pulse.listen() as ear:

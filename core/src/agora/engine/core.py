@@ -32,7 +32,7 @@ class Core:
     Parameters:
         store: the journal.
         settings: the configuration.
-        extensions: heard on every event, wrapped around every target.
+        extensions: heard on every event, wrapped around every target, besides the installed ones.
     """
 
     def __init__(self, store: Store, settings: Settings, extensions: Sequence[object]) -> None:

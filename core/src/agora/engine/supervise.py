@@ -124,3 +124,6 @@ class Supervisor:
     async def _rest(self, ear: Ear, due: datetime) -> None:
         seconds = (due - self._core.store.now()).total_seconds()
         await ear.wait(min(TICK, max(0.01, seconds)))
+        if self._defer:
+            # Clients come first: many changes become one pass.
+            await anyio.sleep(self._defer)

@@ -16,7 +16,7 @@ from agora.errors import AgoraError, ConfigError, InvalidRequest, ProviderError,
 from agora.model.capabilities import Limits
 from agora.model.record import Entry
 from agora.model.spec import Spec
-from agora.plugins import TargetHooks, load_provider
+from agora.plugins import TargetHooks, load_extensions, load_provider
 from agora.provider import Installation, ProviderInfo
 
 #: An attempt to stop may take so long (contract 3), in seconds.
@@ -110,13 +110,14 @@ class Targets:
     Parameters:
         settings: the configuration.
         installation: what providers are told of the store.
-        extensions: wrapped around every target.
+        extensions: wrapped around every target, besides the installed ones.
     """
 
     def __init__(self, settings: Settings, installation: Installation, extensions: Sequence[object]) -> None:
         self.settings = settings
         self._installation = installation
-        self._extensions = extensions
+        self._given = tuple(extensions)
+        self._installed: tuple[object, ...] | None = None
         self._made: dict[str, Target] = {}
         self._lock = anyio.Lock()
 
@@ -166,7 +167,9 @@ class Targets:
             raise ConfigError(
                 f"target {config.name!r} ({config.provider}) cannot be used: {type(error).__name__}: {error}"
             ) from error
-        return Target(config, info, TargetHooks(config.name, plugin, self._extensions))
+        if self._installed is None:
+            self._installed = tuple(load_extensions())
+        return Target(config, info, TargetHooks(config.name, plugin, (*self._installed, *self._given)))
 
     async def close(self) -> None:
         """Let every plugin go, each for at most 2 s."""
