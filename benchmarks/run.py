@@ -140,8 +140,8 @@ async def cancel_latency(folder: Path, rounds: int) -> list[Row]:
                 handle = await client.dispatch(command=[sys.executable, "-I", "-S", "-c", STAMP, str(stamp)])
                 ready = anyio.Path(f"{stamp}.ready")
                 with anyio.fail_after(10):
-                    while not await ready.exists():
-                        await anyio.sleep(0.005)  # noqa: ASYNC110 - another process makes the file
+                    while not await ready.exists():  # noqa: ASYNC110 - another process makes the file
+                        await anyio.sleep(0.005)
                 began = time.monotonic()
                 await handle.cancel()
                 await handle.wait(confirmed=True, timeout=30)
