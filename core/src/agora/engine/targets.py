@@ -39,8 +39,8 @@ class Target:
         self.config = config
         self.info = info
         self.hooks = hooks
-        self._limiter = anyio.CapacityLimiter(info.limits.concurrency)
-        self._submits = anyio.CapacityLimiter(info.limits.concurrency)
+        # Stops have places of their own: looks and submits that hang must not keep one from being sent.
+        self._looks, self._stops, self._submits = (anyio.CapacityLimiter(info.limits.concurrency) for _ in range(3))
 
     @property
     def limits(self) -> Limits:
@@ -65,13 +65,20 @@ class Target:
             Unreachable: no answer in time.
             AgoraError: what the provider or an extension raised; anything else is wrapped in `ProviderError`.
         """
-        work = functools.partial(self.hooks.call, hook, **arguments)
-        limiter = self._submits if seconds is None else self._limiter
+        limiter = self._stops if hook in ("stop", "kill") else self._submits if seconds is None else self._looks
+        began = False
+
+        def work() -> Any:
+            nonlocal began
+            began = True
+            return self.hooks.call(hook, **arguments)
+
         try:
             with anyio.fail_after(seconds):
                 return await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
         except TimeoutError as error:
-            raise Unreachable(f"target {self.name!r} gave no answer to {hook} within {seconds:g} s") from error
+            words = f"target {self.name!r} gave no answer to {hook} within {seconds:g} s"
+            raise Unreachable(words, sent=began) from error
         except AgoraError:
             raise
         except Exception as error:

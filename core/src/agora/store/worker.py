@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 MAX_BATCH = 64
+CLOSE_SECONDS = 10.0
 
 
 @dataclass
@@ -59,9 +60,9 @@ class StoreWorker:
         return job.future
 
     def close(self) -> None:
-        """Finish what is queued, then end the thread."""
+        """Finish what is queued, then end the thread; a disk that hangs is waited for at most 10 s."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
