@@ -6,6 +6,7 @@ of the socket is closed. Its shims live on.
 
 from __future__ import annotations
 
+import array
 import gc
 import os
 import resource
@@ -26,6 +27,8 @@ from agora_local import cgroup, shim
 #: Standbys that are kept: one until the first dispatch, since many a program makes only one, then more.
 FIRST_STANDBYS = 1
 STANDBYS = 3
+#: So many that die before they took a request, one after the other, are too many.
+MOST_WASTED = 10
 
 
 def _start_clean() -> None:
@@ -45,39 +48,70 @@ def _start_clean() -> None:
         resource.setrlimit(limit, (hard, hard))
 
 
-def serve(requests: socket.socket, cgroup_parent: str | None) -> None:
-    """Keep standbys until the other side of their socket is gone.
+class Pool:
+    """The standbys of one client: each has its control group, its pipes and the workload's process ready.
 
-    A standby has its control group, its pipes and the workload's process ready, so that a dispatch has little left
-    to wait for.
+    Parameters:
+        requests: where they wait for a request.
+        cgroup_parent: directory in which control groups are made, or None for none.
     """
-    taken, taken_write = os.pipe2(os.O_CLOEXEC)
-    poll = select.poll()
-    poll.register(requests.fileno(), 0)  # tells of the hang-up alone; the requests are the standbys'
-    poll.register(taken, select.POLLIN)
-    missing = FIRST_STANDBYS
-    wanted = FIRST_STANDBYS
-    while True:
-        for _ in range(missing):
-            _fork_standby(requests, taken_write, cgroup_parent)
-        if any(descriptor != taken for descriptor, _ in poll.poll()):
+
+    def __init__(self, requests: socket.socket, cgroup_parent: str | None) -> None:
+        self._requests = requests
+        self._cgroup_parent = cgroup_parent
+        self._taken, self._taken_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._idle: set[int] = set()
+        self._wanted = FIRST_STANDBYS
+        self._wasted = 0
+
+    def serve(self) -> None:
+        """Keep as many standbys as are wanted until the other side of their socket is gone."""
+        poll = select.poll()
+        poll.register(self._requests.fileno(), 0)  # tells of the hang-up alone; the requests are the standbys'
+        for descriptor in (self._taken, self._wake):
+            poll.register(descriptor, select.POLLIN)
+        while self._wasted < MOST_WASTED:
+            while len(self._idle) < self._wanted:
+                self._fork()
+            events = [descriptor for descriptor, _ in poll.poll()]
+            if self._requests.fileno() in events:
+                return
+            self._count(events)
+        raise ChildProcessError("standbys end as soon as they are made")
+
+    def _fork(self) -> None:
+        pid = os.fork()
+        if pid:
+            self._idle.add(pid)
             return
-        missing = len(os.read(taken, 64)) + STANDBYS - wanted
-        wanted = STANDBYS
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            shim.main(self._requests, self._taken_write, self._cgroup_parent)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the last words of a process; its workload dies with it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
-
-def _fork_standby(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None:
-    if os.fork():
-        return
-    code = 1
-    try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        shim.main(requests, taken, cgroup_parent)
-        code = 0
-    except BaseException:  # noqa: BLE001 - the last words of a process; its workload dies with it
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    def _count(self, events: list[int]) -> None:
+        """Look which standbys were taken, and which have died."""
+        if self._taken in events:
+            self._idle.difference_update(array.array("i", os.read(self._taken, 4096)))
+            self._wanted = STANDBYS
+            self._wasted = 0
+        if self._wake in events:
+            os.read(self._wake, 4096)
+        try:
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                if pid in self._idle:
+                    self._idle.discard(pid)
+                    self._wasted += 1
+        except ChildProcessError:
+            pass  # none left
 
 
 def main() -> None:
@@ -89,14 +123,13 @@ def main() -> None:
     os.close(nothing)
     os.umask(0o077)
     os.chdir("/")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a shim
     parent = cgroup.parent_path() if sys.argv[1:] == ["auto"] else None
     if parent is not None:
         cgroup.sweep(parent)
     gc.collect()
     gc.freeze()
     gc.disable()
-    serve(requests, parent)
+    Pool(requests, parent).serve()
 
 
 if __name__ == "__main__":

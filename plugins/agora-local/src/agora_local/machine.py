@@ -65,8 +65,13 @@ def keep_reserve(state_dir: Path) -> None:
     space = os.statvfs(state_dir)
     if space.f_bavail * space.f_frsize < _RESERVE_MARGIN * RESERVE_BYTES:
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
     try:
         os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+    except OSError:  # a quota, or the caller's own limit: it is a help, not a need
+        path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

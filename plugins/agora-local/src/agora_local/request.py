@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import marshal
+import socket
 
 
 class Request:
@@ -57,3 +59,22 @@ class Descriptors:
         self.journal = journal
         self.live = live
         self.home = home
+
+
+def receive(channel: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """Receive one message with open files that no program started later inherits.
+
+    `socket.recv_fds` would leave them inheritable: up to Python 3.14 it does not pass its flags on.
+
+    Parameters:
+        channel: the socket.
+        size: bytes that the message has at most.
+        count: open files that it brings at most.
+    """
+    numbers = array.array("i")
+    space = socket.CMSG_LEN(count * numbers.itemsize)
+    data, extras, _, _ = channel.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in extras:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+    return data, list(numbers)

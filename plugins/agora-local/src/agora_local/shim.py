@@ -5,6 +5,7 @@ It is forked from the fork server, outlives the control plane, and needs the sta
 
 from __future__ import annotations
 
+import array
 import ctypes
 import marshal
 import os
@@ -18,7 +19,7 @@ from agora_local import processes, tree, workload
 from agora_local.journal import Journal
 from agora_local.leader import Leader
 from agora_local.pump import Pump
-from agora_local.request import Descriptors, Request
+from agora_local.request import Descriptors, Request, receive
 
 #: The contract arms a backend's own deadline at least so many seconds after the dispatch's.
 BACKSTOP_MARGIN = 60.0
@@ -292,7 +293,7 @@ def main(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None
     signal.signal(signal.SIGCHLD, lambda *_: None)
     leader = Leader(cgroup_parent)
     own = processes.stat(os.getpid())
-    data, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, Descriptors.COUNT, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive(requests, REQUEST_BYTES, Descriptors.COUNT)
     requests.close()
     if not data or own is None:
         leader.discard()
@@ -300,7 +301,7 @@ def main(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None
     shim = Shim(leader, wake, Request.unpack(data), Descriptors(*descriptors))
     runs = shim.start(own.start_time)
     with suppress(OSError):
-        os.write(taken, b"1")
+        os.write(taken, array.array("i", [os.getpid()]))
     os.close(taken)
     if runs:
         shim.guard()

@@ -12,6 +12,7 @@ import socket
 import struct
 
 from agora_local import processes
+from agora_local.request import receive
 
 #: What is said between the shim and this process: get ready (with the caller's socket and working directory),
 #: all is ready, the start is written down and the program may begin.
@@ -123,7 +124,7 @@ def become(shim: socket.socket, parent: int, streams: tuple[int, int]) -> None:
         # Handlers end with exec, what is ignored stays ignored; the interpreter ignores these two.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        word, descriptors, _, _ = socket.recv_fds(shim, len(PREPARE), 2, socket.MSG_CMSG_CLOEXEC)
+        word, descriptors = receive(shim, len(PREPARE), 2)
         if word != PREPARE:
             os._exit(1)
         caller, home = descriptors
