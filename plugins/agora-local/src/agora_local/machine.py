@@ -11,6 +11,7 @@ from agora.errors import ConfigError
 
 from agora_local.journal import RESERVE, RESERVE_BYTES
 
+MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 #: The reserve is made only where so many times its size is free.
 _RESERVE_MARGIN = 8
 
@@ -37,7 +38,7 @@ def require_linux(target_name: str) -> None:
 
 def machine_id(state_dir: Path) -> str:
     """Return the identity of this machine: machine-id(5), else one that is kept in `state_dir`."""
-    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+    for path in MACHINE_ID_FILES:
         try:
             found = path.read_text().strip()
         except OSError:

@@ -313,8 +313,9 @@ class LocalProvider:
         if found is None or not self._is_ours(found, self._installation) or found.start is None:
             if self._observe_without_journal(handle).phase is Phase.ABSENT:
                 return StopReceipt(kind=ReceiptKind.NOT_FOUND)
-            raise Unreachable(f"the journal of {handle.id} is gone while it runs", sent=False)
-        if found.exit is None:
+            if found is not None:
+                raise Unreachable(f"{handle.id} belongs to somebody else here", sent=False)
+        if found is None or found.exit is None:
             try:
                 answer = control.ask(self._root, handle.id, words)
             except control.NobodyListens:
