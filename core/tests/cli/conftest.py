@@ -2,10 +2,12 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +69,14 @@ class Cli:
         process = subprocess.Popen([sys.executable, "-m", "agora", *args], **settings)
         self.started.append(process)
         return process
+
+    def recorded(self) -> int:
+        """Count the dispatches in the store, without the command line."""
+        if not (self.home / "agora.db").exists():
+            return 0
+        with closing(sqlite3.connect(self.home / "agora.db")) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM dispatches").fetchone()
+        return int(count)
 
     def json(self, *args: str) -> dict[str, Any]:
         """Run a command with --json that has to succeed and prints one object."""

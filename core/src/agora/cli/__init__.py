@@ -14,9 +14,12 @@ THREAD_PATIENCE = 0.2
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and leave the process with its exit code."""
-    from agora.cli.app import invoke
+    try:
+        from agora.cli.app import invoke
 
-    code = flush_stdout(invoke(sys.argv[1:]))
+        code = flush_stdout(invoke(sys.argv[1:]))
+    except KeyboardInterrupt:  # while it was still importing, or on its way out
+        code = 130
     if thread_is_stuck():
         sys.stderr.flush()
         os._exit(code)

@@ -118,7 +118,7 @@ def _global_options() -> list[click.Parameter]:
             ["--supervisor/--no-supervisor"], default=True,
             help="Whether a background supervisor may be started.", **common,
         ),
-        click.Option(["-v", "--verbose"], count=True, help="Log to stderr, -vv more; a traceback with errors.", **common),
+        click.Option(["-v", "--verbose"], count=True, help="Log to stderr, -vv more; errors show where.", **common),
     ]  # fmt: skip
 
 
