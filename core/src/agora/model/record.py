@@ -135,7 +135,7 @@ class Entry(Record):
         attempts: attempts begun so far.
         attempt: the one that is unanswered.
         retry_at: when the next attempt is due, after one that failed.
-        reached: some attempt may have reached the backend.
+        first_reached: number of the first attempt that may have reached the backend.
         accepted_at: when a stop was first accepted.
         failure: why the last attempt or look failed.
         held: an end seen while an attempt is unanswered.
@@ -161,7 +161,7 @@ class Entry(Record):
     attempts: int = 0
     attempt: Attempt | None = None
     retry_at: AwareDatetime | None = None
-    reached: bool = False
+    first_reached: int | None = None
     accepted_at: AwareDatetime | None = None
     failure: Failure | None = None
     held: Observation | None = None

@@ -22,7 +22,8 @@ def end(draft: Draft, state: State, *, confirmed: bool, reason: str | None, mess
         confirmed=confirmed,
         reason=reason,
         ended_at=draft.now,
-        attempt=None,
+        # Where no proof was seen, whoever sends now keeps its claim: nobody sends beside it.
+        attempt=None if confirmed else entry.attempt,
         held=None,
         submitter=None,
         reachable=None if entry.reachable is None else entry.reachable,
@@ -46,7 +47,7 @@ def decide(draft: Draft, seen: Observation, *, proven_earlier: bool = False) -> 
     """
     entry = draft.entry
     _fill(draft, seen)
-    begun = entry.reached or entry.attempt is not None
+    begun = entry.first_reached is not None or entry.attempt is not None
     if entry.cause is not None and begun and not proven_earlier and seen.stop_reached is not False:
         end(draft, stopped_state(entry), confirmed=True, reason=seen.reason, message=seen.message)
     else:
@@ -110,7 +111,8 @@ def _fill(draft: Draft, seen: Observation) -> None:
     if values.get("forced") is None and entry.forced is None and entry.kill_accepted:
         values["forced"], values["evidence"] = True, "inferred"
     if seen.native:
-        values["native"] = {**entry.native, **seen.native}
+        late = entry.state.terminal
+        values["native"] = {**seen.native, **entry.native} if late else {**entry.native, **seen.native}
     draft.set(**values)
 
 

@@ -10,12 +10,22 @@ from agora.state import facts
 from agora.state.draft import Draft, back, expired
 from agora.state.ends import absent as end_absent
 from agora.state.ends import confirm, decide, mark_started
-from agora.state.stopping import emit_stopping
+from agora.state.stopping import emit_stopping, presume_sent
+
+
+def release_held(draft: Draft) -> None:
+    """Decide by an end that was held, once the claim of the attempt that held it has run out."""
+    entry = draft.entry
+    if entry.held is not None and entry.attempt is not None and expired(entry.attempt.lease, draft.now):
+        presume_sent(draft)
+        decide(draft, entry.held)
 
 
 def seen(draft: Draft, fact: facts.Seen) -> bool:
     observation = fact.observation
     entry = draft.entry
+    if entry.handle is None:
+        return False
     if entry.state.terminal:
         return _seen_after_end(draft, observation)
     if not observation.reachable:
@@ -45,7 +55,7 @@ def _seen_ended(draft: Draft, seen: Observation) -> bool:
         if not expired(attempt.lease, draft.now):
             draft.set(held=seen)
             return False
-        draft.set(reached=True, attempt=None)
+        presume_sent(draft)
     decide(draft, seen)
     return True
 
@@ -84,6 +94,8 @@ def _clamp(draft: Draft, seen: Observation) -> None:
 
 def absent(draft: Draft, fact: facts.Absent) -> bool:
     entry = draft.entry
+    if entry.handle is None:
+        return False
     if entry.state.terminal:
         if entry.confirmed is False and fact.proves_death:
             confirm(draft, Observation(phase=Phase.ENDED, reason="absent"))

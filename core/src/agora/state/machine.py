@@ -14,6 +14,9 @@ from agora.state.ends import end, stopped_state
 
 __all__ = ["ALLOWED", "Change", "EventDraft", "apply"]
 
+#: A worker speaks only for itself.
+_WORKER_TYPES = (EventType.CANCELLED, EventType.PROGRESS, EventType.HEARTBEAT)
+
 
 def apply(entry: Entry, fact: facts.Fact, now: datetime) -> Change:
     """Apply one fact.
@@ -26,6 +29,8 @@ def apply(entry: Entry, fact: facts.Fact, now: datetime) -> Change:
         the change; a fact that comes too late changes nothing, or leaves a note.
     """
     draft = Draft(entry, now)
+    if not stopping.answers_attempt(entry, fact):
+        looking.release_held(draft)
     answer = _HANDLERS[type(fact)](draft, fact)
     return draft.done(answer)
 
@@ -57,6 +62,9 @@ def _abandoned(draft: Draft, fact: facts.Abandoned) -> bool:
 
 def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
     entry = draft.entry
+    if fact.type not in _WORKER_TYPES:
+        draft.note("refused_worker_event", event=fact.type.value)
+        return False
     if entry.state.terminal:
         if fact.type is EventType.CANCELLED and entry.acknowledged is None:
             draft.set(acknowledged=True)

@@ -8,7 +8,7 @@ from typing import Any
 from agora.model.cancel import Outcome
 from agora.model.events import EventType
 from agora.model.observation import Observation, Phase, ReceiptKind, StopReceipt
-from agora.model.record import Attempt, State
+from agora.model.record import Attempt, Entry, State
 from agora.state import facts
 from agora.state.draft import Draft, back, expired
 from agora.state.ends import absent, confirm, decide, end
@@ -53,7 +53,8 @@ def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:
     entry = draft.entry
     kill_at = entry.kill_at
     if kill_at is None:
-        grace = min(entry.stop_grace or entry.grace, entry.grace if fact.grace is None else fact.grace)
+        grace = entry.stop_grace or entry.grace
+        grace = grace if fact.grace is None else min(grace, fact.grace)
         draft.set(stop_grace=grace, force=entry.force or fact.force)
         return
     wanted = draft.now if fact.force else None
@@ -74,12 +75,12 @@ def _degrade(draft: Draft, *names: str) -> None:
 
 def attempt_began(draft: Draft, fact: facts.AttemptBegan) -> int | None:
     entry = draft.entry
-    if not entry.live or entry.state in (State.PENDING, State.SUBMITTED, State.RUNNING):
+    if not entry.live or entry.handle is None or entry.state in (State.PENDING, State.SUBMITTED, State.RUNNING):
         return None
     if entry.attempt is not None:
         if not expired(entry.attempt.lease, draft.now):
             return None
-        draft.set(reached=True)
+        presume_sent(draft)
     if fact.kind == "stop" and entry.accepted_at is not None and not entry.state.terminal:
         return None
     if fact.kind == "kill" and entry.kill_accepted and not entry.state.terminal:
@@ -89,12 +90,31 @@ def attempt_began(draft: Draft, fact: facts.AttemptBegan) -> int | None:
     return number
 
 
+def presume_sent(draft: Draft) -> None:
+    """Close an attempt whose claim has run out: it may have reached the backend."""
+    attempt = draft.entry.attempt
+    if attempt is not None:
+        _may_have_reached(draft, attempt.number)
+        draft.set(attempt=None)
+
+
+def _may_have_reached(draft: Draft, number: int) -> None:
+    first = draft.entry.first_reached
+    draft.set(first_reached=number if first is None else min(first, number))
+
+
+def answers_attempt(entry: Entry, fact: facts.Fact) -> bool:
+    """Whether a fact answers the attempt that is unanswered."""
+    return isinstance(fact, facts.AttemptAnswered) and entry.attempt is not None and entry.attempt.number == fact.number
+
+
 def attempt_answered(draft: Draft, fact: facts.AttemptAnswered) -> bool:
     entry = draft.entry
-    attempt = entry.attempt if entry.attempt is not None and entry.attempt.number == fact.number else None
-    first = not entry.reached
-    held = entry.held
+    attempt = entry.attempt if answers_attempt(entry, fact) else None
+    first = entry.first_reached is None or fact.number <= entry.first_reached
+    held = None
     if attempt is not None:
+        held = entry.held
         draft.set(attempt=None, held=None)
     if entry.state.terminal:
         _answered_after_end(draft, fact)
@@ -106,6 +126,8 @@ def attempt_answered(draft: Draft, fact: facts.AttemptAnswered) -> bool:
         decide(draft, receipt.observation, proven_earlier=first)
         return True
     elif receipt.kind in (ReceiptKind.NOT_FOUND, ReceiptKind.ALREADY_EXITED):
+        if draft.entry.attempt is not None:
+            return False  # a late word, while somebody else asks anew
         if held is not None:
             decide(draft, held, proven_earlier=first)
         else:
@@ -113,6 +135,7 @@ def attempt_answered(draft: Draft, fact: facts.AttemptAnswered) -> bool:
         return True
     else:
         kind = attempt.kind if attempt is not None else "stop"
+        _may_have_reached(draft, fact.number)
         _accepted(draft, kind, receipt, fact.shorten)
     if held is not None:
         decide(draft, held)
@@ -122,8 +145,9 @@ def attempt_answered(draft: Draft, fact: facts.AttemptAnswered) -> bool:
 def _attempt_failed(draft: Draft, fact: facts.AttemptAnswered) -> None:
     entry = draft.entry
     failure = fact.failure
+    if fact.sent:
+        _may_have_reached(draft, fact.number)
     draft.set(
-        reached=entry.reached or fact.sent,
         failure=failure,
         delivered=entry.accepted_at is not None,
         retry_at=draft.now + timedelta(seconds=backoff(entry.attempts)),
@@ -136,7 +160,7 @@ def _attempt_failed(draft: Draft, fact: facts.AttemptAnswered) -> None:
 
 def _accepted(draft: Draft, kind: str, receipt: StopReceipt, shorten: bool) -> None:
     entry = draft.entry
-    draft.set(reached=True, delivered=True, failure=None)
+    draft.set(delivered=True, failure=None)
     back(draft)
     if receipt.degraded:
         _degrade(draft, *receipt.degraded)
@@ -146,18 +170,21 @@ def _accepted(draft: Draft, kind: str, receipt: StopReceipt, shorten: bool) -> N
         effective = 0.0 if kind == "kill" and receipt.effective_grace is None else receipt.effective_grace
         draft.set(accepted_at=draft.now, effective_grace=effective)
         emit_stopping(draft)
-        _shorten_to_asked(draft, shorten)
+        _shorten_to_asked(draft, kind, shorten)
 
 
-def _shorten_to_asked(draft: Draft, shorten: bool) -> None:
-    """The backend took a longer grace than was asked for: bring the kill forward, or say that it cannot be."""
+def _shorten_to_asked(draft: Draft, kind: str, shorten: bool) -> None:
+    """The backend took a longer grace than is asked for by now: bring the kill forward, or say that it cannot be."""
     entry = draft.entry
-    if entry.effective_grace is None or entry.stop_grace is None or entry.effective_grace <= entry.stop_grace + 1:
+    if kind == "stop" and entry.force:
+        name, wanted = "force", draft.now
+    elif (entry.effective_grace or 0) > (entry.stop_grace or entry.grace) + 1:
+        name, wanted = "grace", draft.now + timedelta(seconds=entry.stop_grace or entry.grace)
+    else:
         return
     if not shorten:
-        _degrade(draft, "grace")
+        _degrade(draft, name)
         return
-    wanted = draft.now + timedelta(seconds=entry.stop_grace)
     draft.set(stop_by=wanted)
     emit_stopping(draft, deadline=wanted.isoformat())
 

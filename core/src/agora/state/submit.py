@@ -44,6 +44,8 @@ def claim_kept(draft: Draft, fact: facts.ClaimKept) -> bool:
 
 def started(draft: Draft, fact: facts.Started) -> bool:
     entry = draft.entry
+    if entry.state is State.PENDING:
+        return False
     late = entry.state.terminal
     claim = entry.submitter
     release = claim is not None and (fact.owner is None or claim.owner == fact.owner)
