@@ -29,6 +29,14 @@ FIRST_STANDBYS = 1
 STANDBYS = 3
 #: So many that die before they took a request, one after the other, are too many.
 MOST_WASTED = 10
+#: The workload gets the caller's limits exactly; a shim must not die of them.
+_OWN_LIMITS = (
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_AS,
+    resource.RLIMIT_DATA,
+)
 
 
 def _start_clean() -> None:
@@ -42,8 +50,7 @@ def _start_clean() -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # The workload gets the caller's limits; a shim must not die of them.
-    for limit in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA):
+    for limit in _OWN_LIMITS:
         _, hard = resource.getrlimit(limit)
         resource.setrlimit(limit, (hard, hard))
 

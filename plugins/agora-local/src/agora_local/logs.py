@@ -170,5 +170,5 @@ def read(
 
 
 def _chunks(frames: Iterator[Frame], since: datetime | None) -> Iterator[LogChunk]:
-    start = since.timestamp() if since is not None else 0.0
-    return (frame.chunk() for frame in frames if frame.at >= start)
+    chunks = (frame.chunk() for frame in frames)
+    return (chunk for chunk in chunks if since is None or chunk.at is None or chunk.at >= since)

@@ -285,7 +285,7 @@ class LocalProvider:
             settled = rescue.settle(path)
         except rescue.NotProven as error:
             return story.running(found.start, reachable=False, reason=str(error))
-        return story.ended(settled) if settled.exit else story.running(found.start, reachable=False)
+        return story.ended(settled) if settled.exit else story.running(found.start)
 
     def _observe_without_journal(self, handle: Handle) -> Observation:
         # The directory is gone; that says nothing about the process.
