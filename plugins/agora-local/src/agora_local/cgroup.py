@@ -6,7 +6,6 @@ the standard library alone.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import struct
@@ -60,12 +59,7 @@ class Cgroup:
             # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
             # set_tid, set_tid_size, cgroup
             arguments = struct.pack("11Q", _CLONE_INTO_CGROUP, 0, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, group)
-            libc = ctypes.CDLL(None, use_errno=True)
-            pid: int = libc.syscall(_SYS_CLONE3, arguments, len(arguments))
-            if pid < 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-            return pid
+            return processes.syscall(_SYS_CLONE3, arguments, len(arguments))
         finally:
             os.close(group)
 

@@ -22,25 +22,32 @@ def probe_spec(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     return {"command": ["sh", "-c", script, "probe", *arguments]}
 
 
-def _environment(pid: int) -> bytes:
-    """Return the environment that a live process was started with, empty where it cannot be read."""
-    found = processes.stat(pid)
-    if found is None or found.state in "ZX":
+def _environment(pid: str) -> bytes:
+    """Return the environment that a process was started with, empty where there is none; zombies have none."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return b""
-    with suppress(OSError):
-        return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-    return b""
+    try:
+        pieces = [b"\0"]
+        while piece := os.read(descriptor, 1 << 18):
+            pieces.append(piece)
+        return b"".join(pieces)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def _marked(installation: str, dispatch_id: str | None) -> Iterator[int]:
     wanted = [f"\0{INSTALLATION_MARK}={installation}\0".encode()]
     if dispatch_id is not None:
         wanted.append(f"\0{DISPATCH_MARK}={dispatch_id}\0".encode())
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            environment = _environment(int(entry))
+    for pid in os.listdir("/proc"):
+        if pid.isdecimal():
+            environment = _environment(pid)
             if all(mark in environment for mark in wanted):
-                yield int(entry)
+                yield int(pid)
 
 
 class Stranger:
@@ -72,9 +79,10 @@ class LocalEyes:
     def cut(self, installation: str, dispatch_id: str) -> None:
         """Stop the shim, which is the agent of its workload."""
         pids = set(_marked(installation, dispatch_id))
-        parents = {found.parent for pid in pids if (found := processes.stat(pid))}
-        (shim,) = parents - pids
-        self._cut[dispatch_id] = shim
+        parents = {found.parent for pid in pids if (found := processes.stat(pid))} - pids
+        if len(parents) != 1:
+            raise LookupError(f"{dispatch_id} has {len(pids)} processes, and {len(parents)} shims")
+        shim = self._cut[dispatch_id] = parents.pop()
         os.kill(shim, signal.SIGSTOP)
 
     def heal(self, installation: str, dispatch_id: str) -> None:

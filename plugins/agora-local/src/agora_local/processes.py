@@ -5,12 +5,36 @@ Imported by the fork server too, so it needs the standard library alone.
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 #: prctl(2).
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+
+#: Looked up once, before any fork: every page that a fork touches is copied.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PRCTL = _LIBC.prctl
+_SYSCALL = _LIBC.syscall
+
+
+def prctl(option: int, argument: int | bytes) -> None:
+    """Set something about this process, see prctl(2)."""
+    _PRCTL(option, argument, 0, 0, 0)
+
+
+def syscall(number: int, *arguments: int | bytes) -> int:
+    """Make a system call that the standard library does not have, see syscall(2).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    result: int = _SYSCALL(number, *arguments)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
 
 
 class Stat:

@@ -6,7 +6,6 @@ It is forked from the fork server, outlives the control plane, and needs the sta
 from __future__ import annotations
 
 import array
-import ctypes
 import marshal
 import os
 import select
@@ -285,9 +284,8 @@ def main(requests: socket.socket, taken: int, cgroup_parent: str | None) -> None
         cgroup_parent: directory in which control groups are made, or None for none.
     """
     os.setsid()
-    libc = ctypes.CDLL(None)
-    libc.prctl(processes.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(processes.PR_SET_NAME, b"agora-shim", 0, 0, 0)
+    processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+    processes.prctl(processes.PR_SET_NAME, b"agora-shim")
     wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

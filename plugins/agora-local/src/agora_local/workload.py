@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import marshal
 import os
@@ -115,7 +114,7 @@ def become(shim: socket.socket, parent: int, streams: tuple[int, int]) -> None:
     stage = "process"
     try:
         # Whoever kills the shim kills its workload: nothing runs on without a guardian.
-        ctypes.CDLL(None).prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
