@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from agora.store import rows
 from agora.store.pulse import Pulse
 from agora.store.rows import Filter
 from agora.store.schema import migrate
-from agora.store.worker import StoreWorker
+from agora.store.worker import StoreWorker, out_of_space
 
 T = TypeVar("T")
 
@@ -64,9 +65,8 @@ class Store:
         self.installation = state_directory.installation(home)
         self.pulse = Pulse(self._data_version)
         try:
-            connection = self._connect()
-            migrate(connection)
-            connection.close()
+            with closing(self._connect()) as connection:
+                migrate(connection)
         except sqlite3.Error as error:
             raise self._failure(error) from error
         state_directory.keep_reserve(home)
@@ -197,7 +197,7 @@ class Store:
                 return [text]
             plain = text.replace("%", "").replace("_", "")
             found = rows.queries().candidate_ids(connection, prefix=f"{plain}%", suffix=f"%{plain}")
-            return [row[0] for row in found] if plain == text else []
+            return [row[0] for row in found] if text and plain == text else []
 
         found = await self._read(job)
         if not found:
@@ -239,8 +239,21 @@ class Store:
         return result
 
     def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.OperationalError as error:
+            if not out_of_space(error):
+                raise
+            state_directory.release_reserve(self.home)
+            return self._connected()
+
+    def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     async def _data_version(self) -> int:

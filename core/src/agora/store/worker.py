@@ -11,6 +11,14 @@ from queue import SimpleQueue
 from typing import Any
 
 MAX_BATCH = 64
+
+
+def out_of_space(error: sqlite3.Error) -> bool:
+    """Whether a full disk may be the reason; SQLite calls one an I/O error where its shared memory cannot grow."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
 CLOSE_SECONDS = 10.0
 
 
@@ -28,7 +36,7 @@ class StoreWorker:
         connect: opens the connection; called on the worker's thread.
         writes: whether jobs run in a transaction; otherwise each sees the newest committed state.
         on_commit: called on the worker's thread after each commit.
-        on_full: called when the disk is full; returns whether it is worth trying again.
+        on_full: called when the disk is full, before the writes are tried once more.
     """
 
     def __init__(
@@ -37,7 +45,7 @@ class StoreWorker:
         *,
         writes: bool,
         on_commit: Callable[[], None] = lambda: None,
-        on_full: Callable[[], bool] = lambda: False,
+        on_full: Callable[[], object] = lambda: None,
     ) -> None:
         self._connect = connect
         self._writes = writes
@@ -100,8 +108,9 @@ class StoreWorker:
         try:
             results = self._commit(connection, batch)
         except sqlite3.OperationalError as error:
-            if "full" not in str(error) or not self._on_full():
+            if not out_of_space(error):
                 raise
+            self._on_full()
             results = self._commit(connection, batch)
         self._on_commit()
         for job, (result, failure) in zip(batch, results, strict=True):
