@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from agora.model.spec import Spec
 from agora.provider import ProviderInfo
 from anyio.abc import TaskGroup, TaskStatus
 
+from agora_conformance import child
 from agora_conformance.hooks import Hooks
 from agora_conformance.probe import script
 from agora_conformance.requirement import Requirement
@@ -186,27 +186,34 @@ class Arena:
 
     # -- other processes ---------------------------------------------------------------------------------------
 
-    def order(self, **what: Any) -> dict[str, Any]:
-        """Return an order for a control plane in a process of its own."""
-        target = {"name": self.setting.name, "provider": self.target.provider, "config": dict(self.setting.config)}
-        return {"home": str(self.home()), "target": target, "fault": None, "spec": None, **what}
-
-    async def child(self, order: Mapping[str, Any]) -> int:
-        """Run that control plane and return how its process ended; negative for a signal."""
-        return (await self._run(["-m", "agora_conformance.child"], json.dumps(order).encode()))[0]
+    async def child(self, **what: Any) -> int:
+        """Dispatch or cancel in a control plane of its own; see `agora_conformance.child.run`."""
+        errors = self._folder / "child.stderr"
+        order = {
+            "home": str(self.home()),
+            "target": {
+                "name": self.setting.name,
+                "provider": self.target.provider,
+                "config": dict(self.setting.config),
+            },
+            "fault": None,
+            "spec": None,
+            "stderr": str(errors),
+            **what,
+        }
+        code = await anyio.to_thread.run_sync(child.run, order)
+        if errors.exists():
+            self.measured["stderr"] = errors.read_text(encoding="utf-8")[-2000:]
+        return code
 
     async def command(self, *arguments: str) -> tuple[int, bytes]:
         """Run the `agora` command in a process that knows the state directory and nothing else."""
-        return await self._run(["-m", "agora", *arguments], b"")
-
-    async def _run(self, arguments: Sequence[str], text: bytes) -> tuple[int, bytes]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AGORA_")}
-        environment["AGORA_HOME"] = str(self.home())
-        with anyio.fail_after(60):
+        environment = {**os.environ, "AGORA_HOME": str(self.home())}
+        with anyio.fail_after(child.LIMIT):
             done = await anyio.run_process(
-                [sys.executable, *arguments], input=text, check=False, env=environment, cwd=self._folder
+                [sys.executable, "-m", "agora", *arguments], check=False, env=environment, cwd=self._folder
             )
-        if done.returncode > 0:
+        if done.returncode:
             self.measured["stderr"] = done.stderr.decode(errors="replace")[-2000:]
         return done.returncode, done.stdout
 

@@ -1,12 +1,12 @@
-"""A control plane in a process of its own, which may be told to die at one point: `python -m agora_conformance.child`.
+"""A control plane in a process of its own, which may be told to die at one point.
 
-It reads one JSON object from standard input and writes one to standard output, unless it is killed before.
+The processes are forked from a server that has everything imported, since a run needs several of them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import multiprocessing
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,56 @@ from agora.model.spec import Spec
 
 from agora_conformance.faults import Fault
 
+#: Seconds after which such a process is given up.
+LIMIT = 60.0
 
-async def act(order: dict[str, Any]) -> dict[str, Any]:
-    """Dispatch or cancel as ordered.
+Order = dict[str, Any]
+
+
+def run(order: Order) -> int:
+    """Carry out an order in a new process; blocking.
 
     Parameters:
-        order: `home`, `target {name, provider, config}`, `id`, `spec` for a dispatch (else it is a cancel), and
-            `fault`, a point of `agora_conformance.faults`, or null.
+        order: `home`, `target {name, provider, config}`, `id`, `spec` for a dispatch (else it is a cancel),
+            `fault` (a point of `agora_conformance.faults`, or null), and `stderr`, a file for what goes wrong.
+
+    Returns:
+        How the process ended; negative for a signal.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_main, args=[order])
+    process.start()
+    process.join(LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        process.join(LIMIT)
+        raise TimeoutError(f"the control plane of the order {order['id']} did not end within {LIMIT:g} s")
+    return process.exitcode
+
+
+def _main(order: Order) -> None:
+    try:
+        anyio.run(_act, order)
+    except Exception:
+        Path(order["stderr"]).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+async def _act(order: Order) -> None:
     target = order["target"]
     settings = Settings(
         default_target=target["name"],
         targets={target["name"]: TargetConfig(target["name"], target["provider"], target["config"])},
     )
-    extensions = [Fault(order["fault"])] if order["fault"] else []
     async with AgoraClient(
-        Path(order["home"]), settings=settings, actor="child", supervisor=False, extensions=extensions
+        Path(order["home"]),
+        settings=settings,
+        actor="child",
+        supervisor=False,
+        extensions=[Fault(order["fault"])] if order["fault"] else [],
     ) as client:
-        if order.get("spec") is not None:
-            handle = await client.dispatch(Spec.model_validate(order["spec"]), id=order["id"])
-            return {"id": handle.id}
-        return (await client.cancel(order["id"], reason="from the child")).model_dump(mode="json")
-
-
-if __name__ == "__main__":
-    print(json.dumps(anyio.run(act, json.load(sys.stdin))))
+        if order["spec"] is None:
+            await client.cancel(order["id"], reason="from the child")
+        else:
+            await client.dispatch(Spec.model_validate(order["spec"]), id=order["id"])

@@ -78,12 +78,6 @@ _DISPATCH = (
         "The command replaces the ENTRYPOINT and the CMD of the image.",
         declinable=True,
     ),
-    Requirement(
-        "DISP-13",
-        "refuses-what-it-cannot-honour",
-        "A spec field that the provider declares it cannot honour is refused before anything starts.",
-        declinable=True,
-    ),
 )
 
 _STOP = (
@@ -144,7 +138,8 @@ _STOP = (
     Requirement(
         "STOP-12",
         "stop-of-the-absent",
-        "An id that was never dispatched is found by nobody.",
+        "An id that was never dispatched is not found, and a stop of a workload that the backend no longer knows says "
+        "so.",
     ),
 )
 
@@ -169,7 +164,7 @@ _CANCEL = (
     Requirement(
         "CANCEL-05",
         "longer-never-extends",
-        "A second cancel with a longer grace extends nothing.",
+        "A second stop with a longer grace extends nothing.",
         timed=True,
     ),
     Requirement(

@@ -7,7 +7,8 @@ import platform
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -104,10 +105,23 @@ def run(plan: Plan, on_row: OnRow = lambda row: None) -> Report:
     began = datetime.now(UTC)
     state = _Run(plan, Setting(plan.name, plan.target, info, config, folder), load_checks())
     try:
-        anyio.run(_everything, state, on_row)
+        with _no_variables():
+            anyio.run(_everything, state, on_row)
         return _report(state, info, began)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _no_variables() -> Iterator[None]:
+    """Hide the `AGORA_*` variables of whoever runs the suite: it may be a workload itself."""
+    hidden = {name: value for name, value in os.environ.items() if name.startswith("AGORA_")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 async def _everything(state: _Run, on_row: OnRow) -> None:

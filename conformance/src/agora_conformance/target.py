@@ -27,7 +27,7 @@ class CutsOff(Protocol):
     """A hand on the agent or the API, while the workload goes on."""
 
     def cut(self, installation: str, dispatch_id: str) -> None:
-        """Cut off the agent or the API that answers for this workload."""
+        """Cut off the agent or the API that answers for this workload; LookupError where it does not live."""
 
     def heal(self, installation: str, dispatch_id: str) -> None:
         """Undo `cut`; harmless where nothing was cut, always called."""

@@ -12,7 +12,7 @@ from agora.model.record import State
 from agora_conformance.arena import Arena, eventually
 from agora_conformance.registry import check
 from agora_conformance.target import CutsOff
-from agora_conformance.verdict import Untested, require
+from agora_conformance.verdict import Inconclusive, Untested, require
 from agora_conformance.witness import Probe
 
 #: Seconds for which a cut lasts at least.
@@ -27,7 +27,10 @@ class Cut:
         self._where = (probe.installation, probe.id)
 
     async def __aenter__(self) -> None:
-        await anyio.to_thread.run_sync(self._eyes.cut, *self._where)
+        try:
+            await anyio.to_thread.run_sync(self._eyes.cut, *self._where)
+        except LookupError as error:
+            raise Inconclusive(f"there was nothing to cut off any more: {error}") from error
 
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
@@ -83,7 +86,7 @@ async def request_survives(arena: Arena) -> None:
 async def heals(arena: Arena) -> None:
     """Let it end while it is cut off."""
     _hands(arena)
-    probe = await arena.start("exit", 42, 150)
+    probe = await arena.start("exit", 42, 250)
     async with Cut(arena, probe):
         await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
         await anyio.sleep(CUT)

@@ -91,7 +91,13 @@ async def longer_never_extends(arena: Arena) -> None:
     bracket = await Bracket.begin(probe)
     await probe.cancel()
     await probe.cancel(grace=20)
+    hooks = arena.hooks()
+    raw = await arena.start_raw(hooks, "stubborn", grace=3)
+    other = await Bracket.begin(raw)
+    await hooks.stop(raw.handle, 3)
+    await hooks.stop(raw.handle, 20)
     await bracket.must_die(3)
+    await other.must_die(3)
 
 
 @check("CANCEL-06")

@@ -171,7 +171,7 @@ async def exit_code_after_end(arena: Arena) -> None:
 async def _by_child(arena: Arena, *arguments: str | int) -> Probe:
     dispatch_id = new_dispatch_id()
     spec = arena.spec(*arguments).model_dump(mode="json", exclude={"secrets"})
-    code = await arena.child(arena.order(id=dispatch_id, spec=spec))
+    code = await arena.child(id=dispatch_id, spec=spec)
     if code:
         raise Inconclusive(f"the process that dispatches ended with {code}: {arena.measured.get('stderr', '')}")
     await arena.client()

@@ -19,7 +19,7 @@ TAKEOVER = 30.0
 
 
 async def _killed(arena: Arena, **order: object) -> None:
-    code = await arena.child(arena.order(**order))
+    code = await arena.child(**order)
     if code != -signal.SIGKILL:
         said = arena.measured.get("stderr", "")
         raise Inconclusive(f"the control plane ended with {code} and was not killed: {said}")

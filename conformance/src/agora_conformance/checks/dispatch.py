@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
-from agora.errors import DispatchConflict, InvalidRequest
+from agora.errors import DispatchConflict
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import Handle, Phase
 from agora.model.record import State
-from pydantic import ValidationError
 
 from agora_conformance.arena import Arena
 from agora_conformance.registry import check
-from agora_conformance.verdict import Inapplicable, Untested, Violation, require
+from agora_conformance.verdict import Untested, Violation, require
 from agora_conformance.witness import START_LIMIT
 
 #: The strings of the contract's section 3, and what goes wrong with shells, templates and encodings.
@@ -47,16 +44,6 @@ AWKWARD = (
     "\x01\x7f",
     "end\\",
 )
-
-#: One value for every field that a provider may declare it refuses.
-SAMPLES: dict[str, dict[str, Any]] = {
-    "image": {"image": "busybox:latest"},
-    "cwd": {"cwd": "/"},
-    "secrets": {"secrets": {"AGORA_PROBE_SECRET": "x"}},
-    "resources": {"resources": {"memory": 1 << 26}},
-    "resources.memory": {"resources": {"memory": 1 << 26}},
-    "resources.cpu": {"resources": {"cpu": 1.0}},
-}
 
 
 @check("DISP-01")
@@ -243,20 +230,3 @@ async def entrypoint_replaced(arena: Arena) -> None:
     probe = await arena.start("exit", 42, 10, variant="entrypoint")
     record = await probe.end(START_LIMIT)
     require(record.exit_code == 42, f"the command did not run: exit code {record.exit_code}")
-
-
-@check("DISP-13")
-async def refuses_what_it_cannot_honour(arena: Arena) -> None:
-    """Set every field that the provider says it refuses."""
-    refused = [field for field in arena.limits.refused_fields if field in SAMPLES]
-    if not refused:
-        raise Inapplicable("the provider refuses no field")
-    client = await arena.client()
-    for field in refused:
-        try:
-            handle = await client.dispatch(arena.spec("exit", 0, 0, **SAMPLES[field]))
-        except (InvalidRequest, ValidationError):
-            continue
-        arena.adopt(handle.id)
-        raise Violation(f"a spec with {field} was accepted")
-    require(not await client.list(), "a refused dispatch left a record")

@@ -23,7 +23,7 @@ async def _untouched(probe: HookProbe) -> None:
 @check("FOREIGN-01")
 async def another_installation(arena: Arena) -> None:
     """Work beside another installation, and reap."""
-    ours, theirs = arena.hooks(name="ours"), arena.hooks(name="theirs")
+    ours, theirs = arena.hooks(), arena.hooks()
     other = await arena.start_raw(theirs, "graceful", 0, 0)
     mine = await arena.start_raw(ours, "stubborn", grace=2)
     require(await ours.find(other.id) is None, "find finds another installation's workload")
@@ -65,7 +65,7 @@ async def unmarked(arena: Arena) -> None:
 @check("FOREIGN-03")
 async def same_id_elsewhere(arena: Arena) -> None:
     """Dispatch and stop an id that another installation uses."""
-    ours, theirs = arena.hooks(name="ours"), arena.hooks(name="theirs")
+    ours, theirs = arena.hooks(), arena.hooks()
     other = await arena.start_raw(theirs, "graceful", 0, 0)
     try:
         handle = await ours.dispatch(other.id, arena.spec("graceful", 0, 0))

@@ -13,6 +13,7 @@ from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import require
+from agora_conformance.witness import START_LIMIT
 
 KILLED = 137
 
@@ -175,9 +176,16 @@ async def stop_idempotent(arena: Arena) -> None:
 
 @check("STOP-12")
 async def stop_of_the_absent(arena: Arena) -> None:
-    """Look for an id that nobody dispatched, beside one that somebody did."""
+    """Look for an id that nobody dispatched, beside one that somebody did, and stop one that was released."""
     hooks = arena.hooks()
     probe = await arena.start_raw(hooks, "default")
+    released = await arena.start_raw(hooks, "exit", 0, 0, ready=False)
+    await released.end(START_LIMIT)
+    if hooks.has("release"):
+        await hooks.call("release", handle=released.handle)
+    receipt = await hooks.stop(released.handle, 3)
+    said = receipt.kind in (ReceiptKind.NOT_FOUND, ReceiptKind.ALREADY_EXITED)
+    require(said, f"a stop of a released workload was answered with {receipt.kind.value}")
     unknown = new_dispatch_id()
     found = await hooks.find(unknown)
     require(found is None, f"find answered with {found and found.id!r}")
