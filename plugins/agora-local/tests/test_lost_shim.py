@@ -88,7 +88,7 @@ def test_stopped_shim_is_unreachable_and_heals(local: Local) -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable) as caught:
             local.stop(handle)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 9
         assert caught.value.sent
         assert alive(handle.data["pid"])
     finally:
@@ -282,4 +282,4 @@ def test_python_workload_that_ignores_everything(both: Local) -> None:
     handle = both.start(sys.executable, "-I", "-c", program)
     both.ready(handle)
     both.stop(handle, grace=2)
-    assert both.end(handle, within=5).forced is True
+    assert both.end(handle).forced is True
