@@ -145,8 +145,13 @@ def test_disk_without_room_for_a_reserve_still_works(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_read_only_state_directory_is_a_clear_refusal(small_disk: Path) -> None:
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+def test_read_only_state_directory_is_a_clear_refusal(small_disk: Path, used: bool) -> None:
     local = Local(small_disk)
+    if used:
+        local.end(local.start("true"))
+        local.provider.close()
+        eventually(lambda: not open_for_writing(small_disk))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     try:
         with pytest.raises(SubmitRefused, match="Read-only file system"):
@@ -165,3 +170,16 @@ def test_disk_that_goes_away_under_a_running_workload(small_disk: Path) -> None:
     eventually(lambda: not alive(handle.data["pid"]))
     eventually(lambda: not alive(handle.data["shim"]))
     local.provider.close()
+
+
+def open_for_writing(directory: Path) -> list[str]:
+    """Return the files below a directory that some process has open, of those that we may look at."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue
+        if target.startswith(f"{directory}/"):
+            found.append(target)
+    return found

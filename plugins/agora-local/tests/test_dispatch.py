@@ -256,6 +256,7 @@ def test_check_names_what_is_missing(local: Local) -> None:
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_are_refused_by_name(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setitem(sys.modules, "agora_local.provider", None)  # it could not even be loaded there
     with pytest.raises(ConfigError, match=rf"targets\.here: .*Linux 5\.3.*{platform}"):
         Local(tmp_path)
 

@@ -246,3 +246,16 @@ def test_journal_lines_are_json() -> None:
 def test_dispatch_needs_a_valid_id(local: Local) -> None:
     with pytest.raises(InvalidRequest):
         local.provider.dispatch("../x", Spec(command=("true",)), never)
+
+
+def test_a_damaged_journal_hides_nobody_else(local: Local) -> None:
+    good, bad = local.start("sleep", "600"), local.start("sleep", "600")
+    path = local.root / bad.id / "journal"
+    whole = path.read_bytes()
+    path.write_bytes(b"\1\2 no journal\n" + whole)
+    first, second = local.provider.observe([good, bad])
+    assert (first.reachable, second.reachable, second.reason) == (True, False, "journal_damaged")
+    assert [owned.handle.id for owned in local.provider.list_owned("test-installation")] == [good.id]
+    with pytest.raises(ProviderError, match="damaged"):
+        local.provider.find(bad.id)
+    path.write_bytes(whole)

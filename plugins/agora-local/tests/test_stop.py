@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from agora.model.cause import Cause, Via
 from agora.model.observation import Phase, ReceiptKind
+from agora_local.journal import CAUSE_CHARACTERS, JOURNAL_BYTES
+from agora_local.story import read
 from local_harness import Local, alive, carrying, eventually
 
 STUBBORN = "trap '' TERM; echo READY; while :; do sleep 0.1; done"
@@ -283,3 +286,15 @@ def descendants(pid: int) -> list[int]:
         for child in map(int, (task / "children").read_text().split()):
             found += [child, *descendants(child)]
     return found
+
+
+def test_cause_stands_in_the_journal(local: Local) -> None:
+    handle = local.start("sleep", "600")
+    reason = 'say "no" \\ ' + "🙂" * 300
+    local.provider.stop(handle, 10, Cause(actor="ann", via=Via.CLI, reason=reason))
+    local.end(handle)
+    told = read(local.root / handle.id)
+    assert told is not None
+    assert told.records["stop"]["cause"].startswith('ann via cli: say "no" \\ 🙂')
+    assert len(told.records["stop"]["cause"]) == CAUSE_CHARACTERS
+    assert told.length < JOURNAL_BYTES

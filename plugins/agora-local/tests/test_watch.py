@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from agora.errors import ProviderError
 from agora.model.observation import Handle, Observation, Phase
 from agora_local import watch
 from local_harness import Local, eventually
@@ -108,3 +111,16 @@ def test_closing_the_provider_ends_the_watch(local: Local) -> None:
     local.provider.close()
     thread.join(timeout=2)
     assert not thread.is_alive()
+
+
+def test_a_removed_directory_breaks_the_watch(local: Local) -> None:
+    made = Sink()
+    local.end(local.start("true"))
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(local.provider.watch, made)
+        assert made.stands.wait(10)
+        shutil.rmtree(local.root)
+        with pytest.raises(ProviderError, match="removed"):
+            watching.result(timeout=10)
+    # It is made again by whoever needs it next.
+    assert local.run("true")[0].exit_code == 0

@@ -10,6 +10,9 @@ __all__ = ["PROVIDER"]
 
 
 def _create(target_name: str, config: Model, installation: Installation) -> object:
+    from agora_local.machine import require_linux
+
+    require_linux(target_name)  # before modules are loaded that work on Linux alone
     from agora_local.provider import LocalProvider
 
     if not isinstance(config, LocalConfig):

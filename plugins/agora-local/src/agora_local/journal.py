@@ -17,19 +17,28 @@ RESERVE = ".reserve"
 RESERVE_BYTES = 4 * 1024 * 1024
 #: Set aside when the file is made: a journal takes about 1 kB, so a full disk cannot keep an end from being written.
 JOURNAL_BYTES = 4096
+#: Of the words of who stopped it and why: in JSON each character takes 12 bytes at most, so that they fit in there.
+CAUSE_CHARACTERS = 120
+
+Value = str | bytes | int | float | bool | None
 
 _RELEASE_ATTEMPTS = 20
 _RELEASE_PAUSE = 0.01
 
 
-def line(record: str, **fields: str | int | float | bool | None) -> bytes:
-    """Return one line of JSON; text must be plain, since the shim does without the json module."""
+def line(record: str, **fields: Value) -> bytes:
+    """Return one line of JSON; text must be plain, since the shim does without the json module.
+
+    Bytes are JSON already.
+    """
     parts = [f'"record":"{record}"']
     for name, value in fields.items():
         if value is None:
             word = "null"
         elif isinstance(value, bool):
             word = "true" if value else "false"
+        elif isinstance(value, bytes):
+            word = value.decode()
         elif isinstance(value, str):
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"not plain text: {value!r}")
@@ -54,7 +63,7 @@ class Journal:
         self._offset = offset
         self._reserve = reserve
 
-    def write(self, record: str, *, durable: bool = False, **fields: str | int | float | bool | None) -> None:
+    def write(self, record: str, *, durable: bool = False, **fields: Value) -> None:
         """Append one record with the time; `durable` waits until it is on the disk.
 
         Raises:

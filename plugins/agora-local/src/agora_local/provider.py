@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from agora.provider import Installation
 from agora_local import claims, control, launcher, logs, machine, processes, rescue, story, watch
 from agora_local.claims import Claim
 from agora_local.config import LocalConfig, LocalOptions
-from agora_local.journal import LIVE, RESERVE
+from agora_local.journal import CAUSE_CHARACTERS, LIVE, RESERVE
 from agora_local.launcher import Launcher, Nothing, surroundings
 from agora_local.request import Request
 from agora_local.story import Story
@@ -44,19 +45,14 @@ class LocalProvider:
         target_name: the target's name.
         config: the target's configuration.
         installation: the store that it works for.
-
-    Raises:
-        ConfigError: this machine cannot do it.
     """
 
     def __init__(self, target_name: str, config: LocalConfig, installation: Installation) -> None:
-        machine.require_linux(target_name)
         self._config = config
         self._installation = installation.id
         self._root = (config.state_dir or installation.directory / "local" / target_name).absolute()
         self._launcher = Launcher(self._root, config.cgroup)
         self._machine = machine.machine_id(self._root)
-        self._ready = False
         self._closed = False
 
     @hookimpl
@@ -75,11 +71,14 @@ class LocalProvider:
         """Start the workload, or return the one that was started under this id."""
         path = self._path(id)
         check()
-        self._prepare()
         digest = spec.digest()
         give_up = time.monotonic() + _WAIT_FOR_OTHER
         while True:
-            claim = claims.take(path, make=True)
+            try:
+                self._prepare()
+                claim = claims.take(path, make=True)
+            except OSError as error:
+                raise self._refused(error) from error
             if claim is not None:
                 with claim:
                     found = claim.story()
@@ -98,7 +97,7 @@ class LocalProvider:
     @hookimpl
     def stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         """Have the shim send SIGTERM now and SIGKILL after the grace."""
-        return self._tell(handle, b"stop %d" % grace)
+        return self._tell(handle, b"stop %d %s" % (grace, json.dumps(cause.summary(CAUSE_CHARACTERS)).encode()))
 
     @hookimpl
     def kill(self, handle: Handle) -> StopReceipt:
@@ -140,7 +139,10 @@ class LocalProvider:
             return []
         owned = []
         for name in names:
-            found = None if name.startswith(".") else story.read(self._root / name)
+            try:
+                found = None if name.startswith(".") else story.read(self._root / name)
+            except story.DamagedJournal:
+                continue  # whose it is cannot be told
             if found is None or found.claim is None or found.start is None:
                 continue
             if self._is_ours(found, installation):
@@ -214,7 +216,7 @@ class LocalProvider:
             raise SubmitRefused(words, reason="start_failed") from None
         except OSError as error:
             claim.remove()
-            raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
+            raise self._refused(error) from error
         return story.handle(claim.path.name, claim.story())
 
     def _launch(self, claim: Claim, spec: Spec, digest: str, start: Start, check: Check) -> None:
@@ -236,13 +238,11 @@ class LocalProvider:
             check()
             self._launcher.start(request, start, [directory, claim.descriptor, live, home])
 
+    def _refused(self, error: OSError) -> SubmitRefused:
+        return SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused")
+
     def _prepare(self) -> None:
-        if not self._ready:
-            try:
-                (self._root / LIVE).mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused") from error
-            self._ready = True
+        (self._root / LIVE).mkdir(mode=0o700, parents=True, exist_ok=True)
         machine.keep_reserve(self._root)
 
     def _same(self, id: str, found: Story, digest: str) -> None:
@@ -259,7 +259,10 @@ class LocalProvider:
         path = self._path(handle.id)
         if handle.backend != self._machine:
             return Observation(phase=Phase.RUNNING, reachable=False, reason="another_machine")
-        found = story.read(path)
+        try:
+            found = story.read(path)
+        except story.DamagedJournal:
+            return Observation(phase=Phase.RUNNING, reachable=False, reason="journal_damaged")
         if found is None or not self._is_ours(found, self._installation) or found.start is None:
             return self._observe_without_journal(handle)
         if found.exit is not None:

@@ -29,7 +29,7 @@ _LAST_PAUSE = 0.2
 _DEEP_AFTER = 2
 #: Longer than any request of a dispatch, and of a stop.
 REQUEST_BYTES = 16384
-_WORDS_BYTES = 64
+_WORDS_BYTES = 2048
 _NEVER = float("inf")
 
 
@@ -172,7 +172,7 @@ class Shim:
             tree.signal_descendants(signal.SIGKILL)
         return min(_FIRST_PAUSE * (1 << min(self._rounds, 10)), _LAST_PAUSE)
 
-    def _begin_stop(self, grace: int, by: str) -> None:
+    def _begin_stop(self, grace: int, by: str, cause: bytes | None = None) -> None:
         self._stop_by = time.monotonic() + grace
         self._stop_grace = grace
         if by == "request":
@@ -180,7 +180,7 @@ class Shim:
         else:
             self._ended_by = by
         with suppress(OSError):  # a full disk never keeps a stop from being carried out
-            self._journal.write("stop", grace=grace, by=by)
+            self._journal.write("stop", grace=grace, by=by, cause=cause)
         self._leader.signal(signal.SIGTERM)
         # A stopped process would see the signal only once it is continued.
         tree.signal_descendants(signal.SIGCONT, only_stopped=True)
@@ -199,7 +199,7 @@ class Shim:
     def _answer(self, connection: socket.socket) -> None:
         self._poll.unregister(connection.fileno())
         try:
-            words = connection.recv(_WORDS_BYTES).split()
+            words = connection.recv(_WORDS_BYTES).split(maxsplit=2)
         except OSError:
             words = []
         self._reap()
@@ -207,19 +207,19 @@ class Shim:
             self._waiting.append(connection)  # answered once the end is written down
             return
         match words:
-            case [b"stop", grace] if grace.isdigit():
-                reply = self._stop(int(grace))
+            case [b"stop", grace, cause] if grace.isdigit():
+                reply = self._stop(int(grace), cause)
             case [b"kill"]:
                 reply = self._kill()
             case _:
                 reply = b"unknown"
         _say(connection, reply)
 
-    def _stop(self, grace: int) -> bytes:
+    def _stop(self, grace: int, cause: bytes) -> bytes:
         if self._stop_by != _NEVER:
             self._asked = True
             return b"already_stopping %d" % self._stop_grace
-        self._begin_stop(grace, "request")
+        self._begin_stop(grace, "request", cause)
         return b"signalled %d" % grace
 
     def _kill(self) -> bytes:

@@ -9,11 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agora.errors import ProviderError
 from agora.model.observation import EndedBy, Handle, Observation, Phase
 
 from agora_local.journal import JOURNAL
 
 Record = dict[str, Any]
+
+
+class DamagedJournal(ProviderError):
+    """A journal holds what no shim wrote."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def read(directory: Path) -> Story | None:
         return None
     try:
         return parse(os.read(descriptor, 65536))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise DamagedJournal(f"{directory / JOURNAL} is damaged: {error}", sent=False, retryable=False) from error
     finally:
         os.close(descriptor)
 

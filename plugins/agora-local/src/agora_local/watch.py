@@ -38,6 +38,7 @@ class Inotify:
     CREATE = 0x100
     DELETE = 0x200
     OVERFLOW = 0x4000
+    IGNORED = 0x8000
 
     def __init__(self, directory: Path, mask: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -92,6 +93,8 @@ def watch(
         look = time.monotonic() + _LOST_SHIMS_EVERY
         while not (sink.closed or closed()):
             for mask, id in events.wait(_TICK):
+                if mask & Inotify.IGNORED:
+                    raise ProviderError(f"{state_dir / LIVE} was removed")
                 if mask & Inotify.OVERFLOW:
                     for known in list(sink.handles()):
                         sink.stale(known)
