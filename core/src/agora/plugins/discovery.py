@@ -7,11 +7,16 @@ import logging
 import os
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
+
+from pydantic import ValidationError
 
 from agora.errors import ConfigError, ProviderNotInstalled
 from agora.model.capabilities import Capabilities
-from agora.provider import CONTRACT, ProviderInfo
+from agora.plugins.chain import TargetHooks
+from agora.provider import CONTRACT, Installation, ProviderInfo
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +60,32 @@ def list_providers() -> list[ProviderStatus]:
         package, version = (None, None) if dist is None else (dist.name, dist.version)
         try:
             info = load_provider(name)
+            _check_hooks(info)
         except ConfigError as error:
             found.append(ProviderStatus(name, package, version, "broken", str(error)))
         else:
             found.append(ProviderStatus(name, package, version, "ok", None, info.capabilities))
     return found
+
+
+def _check_hooks(info: ProviderInfo) -> None:
+    """Make a plugin, where the provider needs no configuration for that, and see that its hooks are whole.
+
+    Raises:
+        ConfigError: it cannot be made, or is refused.
+    """
+    try:
+        config = info.config_model()
+    except ValidationError:
+        return
+    with TemporaryDirectory(prefix="agora-") as folder:
+        try:
+            plugin = info.create(info.name, config, Installation("check-of-providers", Path(folder)))
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"provider {info.name!r} cannot be used: {type(error).__name__}: {error}") from error
+        TargetHooks(info.name, plugin)
 
 
 def load_provider(name: str) -> ProviderInfo:
