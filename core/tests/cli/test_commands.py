@@ -80,6 +80,7 @@ def test_a_second_process_cancels_with_a_reason_that_everybody_sees(cli: Cli, ev
     assert not is_there(record["native"]["pid"])
     shown = cli("show", record["id"]).out
     assert "alice via cli: too slow" in shown
+    assert "sh -c 'trap" in shown.split("Timeline")[0]
     for event in ("requested", "submitted", "started", "cancel_requested", "stopping", "terminated"):
         assert event in shown.split("Timeline")[1]
     assert "alice via cli: too slow" in cli("ps", "--all").out
@@ -259,6 +260,31 @@ def test_a_reader_that_goes_away_is_no_error_to_complain_about(cli: Cli) -> None
     assert listing.stderr.read() == b""
 
 
+@pytest.mark.parametrize("args", [["ps", "--all"], ["ps", "--all", "--json"], ["show", "n"], ["logs", "n"]])
+def test_a_full_disk_behind_stdout_is_one_clear_line(cli: Cli, args: list[str]) -> None:
+    cli("run", "--id", "n", "--", "echo", "hello")
+    with Path("/dev/full").open("w") as full:
+        process = cli.start(*args, stdout=full)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert err.decode() == "agora: cannot write to stdout: No space left on device\n"
+
+
+def test_run_goes_on_when_its_output_finds_no_space(cli: Cli) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = cli.start("run", "--id", "n", "--", "sh", "-c", "echo hello; touch done; exit 3", stdout=full)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert "cannot write to stdout" in err.decode()
+    assert (cli.directory / "done").exists()
+
+
+def test_a_stdout_that_is_closed_from_the_start_is_none_to_write_to(cli: Cli) -> None:
+    command = f"exec {sys.executable} -m agora ps --all >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, b"agora: no dispatches\n")
+
+
 def test_run_into_a_closed_pipe_cancels_the_workload(cli: Cli, eventually: Eventually) -> None:
     process = cli.start("run", "--id", "piped", "--", "sh", "-c", "while :; do echo y; sleep 0.05; done")
     assert process.stdout.readline() == b"y\n"
@@ -285,6 +311,7 @@ def test_reap_reconcile_providers_and_targets_answer(cli: Cli) -> None:
     assert cli("reconcile", "--json").object == {"checked": 0, "changed": [], "unreachable": []}
     (local,) = [row for row in cli("providers", "--json").objects if row["name"] == "local"]
     assert (local["distribution"], local["status"]) == ("agora-local", "ok")
+    assert local["capabilities"]["shorten"]["support"] == "full"
     assert [row["name"] for row in cli("targets", "--json").objects] == ["local"]
     assert "agora-local" in cli("providers").out
     assert "local" in cli("targets").out

@@ -1,5 +1,7 @@
 """Exit codes, as a table."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -74,12 +76,30 @@ def test_cancel_with_wait_exits_by_the_end(make_record: Make, state: str, confir
         (click.UsageError("x"), 2, 2),
         (KeyboardInterrupt(), 130, 130),
         (click.Abort(), 130, 130),
-        (OutputClosed(), 141, 141),
+        (OutputClosed(BrokenPipeError()), 141, 141),
+        (OutputClosed(OSError(28, "No space left on device")), 1, 125),
     ],
 )
 def test_every_error_has_its_code(error: BaseException, code: int, waiting: int) -> None:
     assert explain(error, Session()).code == code
     assert explain(error, Session(own_error=Exit.UNKNOWN)).code == waiting
+
+
+HANGING = """
+import sys, threading
+import agora.cli, agora.cli.app
+def invoke(args):
+    threading.Thread(target=threading.Event().wait).start()
+    print("before the end")
+    return 7
+agora.cli.app.invoke = invoke
+agora.cli.main()
+"""
+
+
+def test_a_call_that_never_returns_does_not_keep_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (7, "before the end\n")
 
 
 def test_after_something_was_sent_a_refusal_is_no_usage_error() -> None:

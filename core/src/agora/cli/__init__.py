@@ -14,6 +14,9 @@ THREAD_PATIENCE = 0.2
 
 def main() -> NoReturn:
     """Run the command line in `sys.argv` and leave the process with its exit code."""
+    # A stream that was closed for us (`>&-`) is None here.
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         from agora.cli.app import invoke
 
@@ -35,7 +38,8 @@ def flush_stdout(code: int) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        sys.stderr.write(f"agora: cannot write to stdout: {error.strerror}\n")
+        if not code:
+            sys.stderr.write(f"agora: cannot write to stdout: {error.strerror}\n")
         return code or 1
     return code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 
 import click
@@ -33,7 +34,7 @@ def explain(error: BaseException, session: Session) -> Failure:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     name = type(error).__name__
-    if isinstance(error, OutputClosed):
+    if isinstance(error, OutputClosed) and error.is_pipe:
         return Failure(Exit.OUTPUT_CLOSED, name, "", error)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return Failure(Exit.CANCELLED, "Interrupted", "interrupted", error)
@@ -45,7 +46,7 @@ def explain(error: BaseException, session: Session) -> Failure:
             return Failure(Exit.USAGE, name, str(error), error)
         case errors.DispatchNotFound():
             return Failure(own or Exit.NOT_FOUND, name, str(error), error)
-        case errors.AgoraError():
+        case errors.AgoraError() | OutputClosed():
             return Failure(own or Exit.ERROR, name, str(error), error)
         case _:
             words = f"unexpected error: {name}: {error}"
@@ -67,7 +68,5 @@ def report(failure: Failure, *, json: bool, trace: bool) -> None:
     if failure.message:
         say(failure.message)
     if json and failure.message:
-        try:
+        with suppress(OutputClosed):
             print_json({"error": {"type": failure.type, "message": failure.message}})
-        except OutputClosed:
-            return

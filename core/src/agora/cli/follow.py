@@ -52,8 +52,8 @@ def write_chunk(chunk: LogChunk) -> None:
     try:
         stream.buffer.write(chunk.data)
         stream.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
+    except OSError as error:
+        raise OutputClosed(error) from None
 
 
 class JsonOutput:

@@ -25,6 +25,7 @@ from agora.cli.output import (
 from agora.cli.params import AGE, DISPATCH_ID, PAIR
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
 
     from agora.client import AgoraClient
@@ -105,16 +106,25 @@ def show(session: Session, /, id: str) -> int:
         if session.json:
             print_json(record)
             return 0
-        print_pairs(record_pairs(record))
+        events = [event async for event in client.events(record.id)]
+        print_pairs(record_pairs(record, command_of(events)))
         write("\nTimeline\n")
-        async for event in client.events(record.id):
+        for event in events:
             write(timeline_line(event, record) + "\n")
         return 0
 
     return session.run(action)
 
 
-def record_pairs(record: Record) -> list[tuple[str, str]]:
+def command_of(events: Sequence[Event]) -> str:
+    """Return the command as its first event has it, in a shell's spelling; empty where the image has its own."""
+    import shlex
+
+    command = events[0].data.get("command") if events else None
+    return shlex.join(command) if isinstance(command, list) else ""
+
+
+def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
     """Return what is known of a record as titled lines; what is not known is left out."""
     grace = f"{record.grace} s"
     if record.effective_grace is not None and record.effective_grace != record.grace:
@@ -122,6 +132,7 @@ def record_pairs(record: Record) -> list[tuple[str, str]]:
     candidates = [
         ("Dispatch", record.id),
         ("Name", "/".join(part for part in (record.run, record.name) if part)),
+        ("Command", command),
         ("State", state_words(record)),
         ("Target", f"{record.target} (provider {record.provider})"),
         ("Cause", cause_words(record.cause)),

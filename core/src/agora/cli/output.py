@@ -20,22 +20,30 @@ COLOURS = {
 
 
 class OutputClosed(Exception):
-    """Nobody reads stdout any more."""
+    """Nothing more can be written to stdout.
+
+    Parameters:
+        error: what the system said; a broken pipe is a reader that went away.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write to stdout: {error.strerror}")
+        self.is_pipe = isinstance(error, BrokenPipeError)
 
 
 def write(text: str) -> None:
     """Write text to stdout.
 
     Raises:
-        OutputClosed: nobody reads it any more (`agora ps | head`).
+        OutputClosed: nobody reads it any more (`agora ps | head`), or there is no space for it.
     """
     try:
         sys.stdout.write(text)
-    except BrokenPipeError:
-        raise OutputClosed from None
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    except OSError as error:
+        raise OutputClosed(error) from None
 
 
 def write_now(text: str) -> None:
@@ -43,8 +51,8 @@ def write_now(text: str) -> None:
     write(text)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
+    except OSError as error:
+        raise OutputClosed(error) from None
 
 
 def say(message: str) -> None:
@@ -57,13 +65,13 @@ def say(message: str) -> None:
 
 
 def as_data(value: Any) -> Any:
-    """Return a model or dataclass as JSON values, times in ISO 8601 UTC."""
+    """Return a model or dataclass as JSON values, times in ISO 8601 UTC; anything else as it is."""
     import dataclasses
 
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {field.name: as_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value
 
 

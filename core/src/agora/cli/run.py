@@ -128,8 +128,8 @@ class Foreground:
                 async for event in self.client.events(self.id, follow=True):
                     print_json(event)
                     printed = event.sequence
-            except OutputClosed:
-                await self._cancel("SIGPIPE", False)
+            except OutputClosed as closed:
+                await self._output_failed(closed)
 
         self.tasks.start_soon(output)
         if self.progress:
@@ -206,9 +206,16 @@ class Foreground:
         except AgoraError as error:
             self._make_room()
             say(f"no more output to show: {error}")
-        except BrokenPipeError:
+        except OSError as error:
+            await self._output_failed(OutputClosed(error))
+
+    async def _output_failed(self, closed: OutputClosed) -> None:
+        self._make_room()
+        if closed.is_pipe:
             # As in a pipeline of the shell: who writes to nobody is told to stop.
             await self._cancel("SIGPIPE", False)
+        else:
+            say(f"{closed}; still waiting for the end of {self.id}")
 
     def _stream(self, chunk: LogChunk) -> TextIO:
         return sys.stderr if chunk.stream == "stderr" or self.session.json else sys.stdout
@@ -223,7 +230,7 @@ class Foreground:
         if chunk.dropped:
             say(f"{chunk.dropped} bytes of output were dropped here")
         stream = self._stream(chunk)
-        with suppress(BrokenPipeError) if stream is sys.stderr else nullcontext():
+        with suppress(OSError) if stream is sys.stderr else nullcontext():
             stream.buffer.write(chunk.data)
             stream.flush()
 
