@@ -97,7 +97,7 @@ def installation() -> Iterator[str]:
 
 def workloads(installation: str) -> list[str]:
     """Look for workloads of an installation from outside: the command lines of processes that carry its mark."""
-    mark = f"AGORA_INSTALLATION={installation}".encode()
+    mark = f"AGORA_DISPATCH_INSTALLATION={installation}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

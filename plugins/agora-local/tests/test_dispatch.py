@@ -79,7 +79,7 @@ def test_environment_of_the_caller_at_that_moment(local: Local, monkeypatch: pyt
         b"OVERRIDDEN": b"spec",
         b"TOKEN": b"s3cret",
         b"AGORA_DISPATCH_ID": handle.id.encode(),
-        b"AGORA_INSTALLATION": b"test-installation",
+        b"AGORA_DISPATCH_INSTALLATION": b"test-installation",
     }
     assert seen == expected
 

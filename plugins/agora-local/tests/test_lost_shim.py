@@ -233,7 +233,7 @@ def test_state_directory_removed_by_hand_is_no_death(local: Local) -> None:
 
 def test_marks_alone_do_not_doom_a_process_of_another_installation(local: Local) -> None:
     handle = local.start("sleep", "600")
-    environment = os.environ | {"AGORA_DISPATCH_ID": handle.id, "AGORA_INSTALLATION": "another"}
+    environment = os.environ | {"AGORA_DISPATCH_ID": handle.id, "AGORA_DISPATCH_INSTALLATION": "another"}
     with subprocess.Popen(["sleep", "600"], env=environment) as stranger:
         try:
             os.kill(handle.data["shim"], signal.SIGKILL)

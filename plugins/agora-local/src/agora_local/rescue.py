@@ -17,7 +17,7 @@ from agora_local.journal import LIVE, RESERVE, Journal
 from agora_local.story import Record, Story, read
 
 DISPATCH_MARK = "AGORA_DISPATCH_ID"
-INSTALLATION_MARK = "AGORA_INSTALLATION"
+INSTALLATION_MARK = "AGORA_DISPATCH_INSTALLATION"
 
 _ROUNDS = 50
 _PAUSE = 0.02
