@@ -41,7 +41,8 @@ class Settings:
 
     Parameters:
         default_target: where a dispatch goes that names none.
-        timeout_cap: highest timeout that a dispatch may ask for, in seconds; at most 86,400.
+        timeout_cap: highest timeout that a dispatch may ask for, in seconds; at most 86,400. A dispatch that asks for
+            none gets the default of 7,200 s, or the cap where that is lower.
         actor: who asks, in every cause; the user's name by default.
         supervisor: start the background supervisor for what outlives its client.
         lost_after: seconds without an answer after which a dispatch ends `lost` (contract 2: one hour).

@@ -109,7 +109,7 @@ class Store:
             rows.insert(connection, change.entry)
             return change.entry, tuple(rows.write_events(connection, self.installation, change)), True
 
-        return await self._write(job, durable=True)
+        return await self._write(job, durable=True, spares=True)
 
     async def apply(self, id: str, *facts: Fact, durable: bool = False) -> Applied:
         """Apply facts to one dispatch, all in one transaction; the answer is the last fact's.
@@ -224,9 +224,9 @@ class Store:
         found: str | None = rows.queries().id_of_name(connection, run=run, name=name)
         return found
 
-    async def _write(self, job: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
+    async def _write(self, job: Callable[[sqlite3.Connection], T], *, durable: bool, spares: bool = False) -> T:
         try:
-            result: T = await asyncio.wrap_future(self._writer.submit(job, durable=durable))
+            result: T = await asyncio.wrap_future(self._writer.submit(job, durable=durable, spares=spares))
         except sqlite3.Error as error:
             raise self._failure(error) from error
         return result

@@ -26,6 +26,7 @@ CLOSE_SECONDS = 10.0
 class _Job:
     run: Callable[[sqlite3.Connection], Any]
     durable: bool
+    spares: bool
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -56,14 +57,15 @@ class StoreWorker:
         self._thread = threading.Thread(target=self._run, name="agora-store", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False) -> Future[Any]:
+    def submit(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False, spares: bool = False) -> Future[Any]:
         """Queue a job.
 
         Parameters:
             run: gets the connection; must not commit.
             durable: commit with synchronous FULL, so that it survives a power cut.
+            spares: fail when the disk is full, rather than take the space that is kept for requests and ends.
         """
-        job = _Job(run, durable)
+        job = _Job(run, durable, spares)
         self._queue.put(job)
         return job.future
 
@@ -110,6 +112,12 @@ class StoreWorker:
         except sqlite3.OperationalError as error:
             if not out_of_space(error):
                 raise
+            for job in batch:
+                if job.spares:
+                    job.future.set_exception(error)
+            batch = [job for job in batch if not job.spares]
+            if not batch:
+                return
             self._on_full()
             results = self._commit(connection, batch)
         self._on_commit()
