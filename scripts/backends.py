@@ -5,6 +5,7 @@ must be tested: a listed one that is missing fails, another one that is missing 
 """
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,28 @@ def _local() -> str | None:
     return None
 
 
+def _docker() -> str | None:
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if not host.startswith("unix://"):
+        return f"DOCKER_HOST is {host}; the tests need an engine on this machine, behind a socket"
+    engine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with engine:
+        engine.settimeout(5)
+        try:
+            engine.connect(host.removeprefix("unix://"))
+            engine.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            answer = engine.recv(64)
+        except OSError as error:
+            return f"{host}: {error.strerror or error}; scripts/setup --install-engine sets one up on Debian"
+    if b" 200 " not in answer:
+        return f"{host} answers {answer[:40]!r}"
+    if os.geteuid() != 0:
+        return "the tests look at the containers' processes from outside, which needs root"
+    return None
+
+
 #: For each backend: says why it cannot be used here, None where it can. A probe ends within 10 s.
-PROBES: dict[str, Callable[[], str | None]] = {"local": _local}
+PROBES: dict[str, Callable[[], str | None]] = {"docker": _docker, "local": _local}
 
 
 def known() -> list[str]:

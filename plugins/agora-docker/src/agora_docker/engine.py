@@ -1,0 +1,308 @@
+"""Talking to one Docker Engine: a pool of clients, errors in the contract's words, and who answers."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import requests.exceptions
+import urllib3.exceptions
+from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable
+from docker import APIClient, auth
+from docker.errors import DockerException
+from docker.utils import version_lt
+
+from agora_docker.endpoint import Endpoint
+from agora_docker.ssh import SshAdapter
+from agora_docker.times import parse
+
+#: The API version that this provider is written for; an older or newer engine is asked in its own nearest one.
+API_VERSION = "1.41"
+#: Clients that are kept for the next call.
+_KEPT = 32
+_CONNECT_SECONDS = 5.0
+#: Exceptions below a failed request that say that no byte of it left.
+_NOT_SENT = (
+    FileNotFoundError,
+    ConnectionRefusedError,
+    PermissionError,
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+)
+
+
+class EngineError(ProviderError):
+    """The engine answered with an error.
+
+    Parameters:
+        status: its HTTP status.
+        message: its own words.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message, retryable=status >= 500)
+        self.status = status
+
+
+class NoAnswer(Unreachable):
+    """The request was sent and not answered in time."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Who the engine is.
+
+    Parameters:
+        id: its system id.
+        version: of the engine (`24.0.2`).
+        log_driver: where the output of containers goes by default.
+        ahead: seconds that its clock is ahead of ours.
+    """
+
+    id: str
+    version: str
+    log_driver: str
+    ahead: float
+
+    def now(self) -> float:
+        """Return the engine's time in seconds."""
+        return time.time() + self.ahead
+
+
+class Engine:
+    """One engine; safe to use from many threads, each call has a client of its own.
+
+    Parameters:
+        endpoint: where it is.
+        timeout: seconds to wait for one answer.
+        agent: what it is told about who asks.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout: float, agent: str) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._agent = agent
+        self._idle: queue.LifoQueue[APIClient] = queue.LifoQueue(_KEPT)
+        self._lock = threading.Lock()
+        self._version: str | None = None
+        self._facts: Facts | None = None
+
+    def facts(self, *, fresh: bool = False) -> Facts:
+        """Return who answers there.
+
+        Parameters:
+            fresh: ask, even if it is known; it is asked again after every broken connection.
+        Raises:
+            Unreachable: nobody answers.
+        """
+        known = self._facts
+        if known is not None and not fresh:
+            return known
+        before = time.time()
+        info = self.request("GET", "/info").json()
+        ahead = _seconds(info["SystemTime"]) - (before + time.time()) / 2
+        facts = Facts(info["ID"], info["ServerVersion"], info.get("LoggingDriver", ""), ahead)
+        self._facts = facts
+        return facts
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        accept: Collection[int] = (),
+    ) -> requests.Response:
+        """Ask one thing and return the whole answer.
+
+        Parameters:
+            seconds: to wait for it; the target's timeout by default.
+            accept: further statuses that are no error.
+        Raises:
+            EngineError: the engine says no.
+            PermissionDenied: it refuses whoever asks.
+            NoAnswer: no answer in time.
+            Unreachable: no connection.
+        """
+        client = self._borrow()
+        kept = False
+        try:
+            response = self._send(client, method, path, (params, json, data, headers), seconds or self._timeout, False)
+            kept = True
+        finally:
+            self._give_back(client, kept)
+        if response.status_code >= 400 and response.status_code not in accept:
+            raise self._refused(response)
+        return response
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[requests.Response]:
+        """Ask for something that goes on, on a connection of its own that ends with the block.
+
+        Parameters:
+            seconds: to wait for the answer to begin.
+        """
+        client = self._borrow()
+        try:
+            response = self._send(client, method, path, (params, None, None, headers), seconds, True)
+            if response.status_code >= 400:
+                raise self._refused(response)
+            yield response
+        finally:
+            self._give_back(client, False)
+
+    def auth_header(self, image: str) -> Mapping[str, str]:
+        """Return the header with the user's credentials for the registry of an image, empty without any."""
+        client = self._borrow()
+        try:
+            registry, _ = auth.resolve_repository_name(image)
+            header = auth.get_config_header(client, registry)
+        except DockerException as error:
+            raise ProviderError(f"the credentials for {image}: {error}", sent=False, retryable=False) from error
+        finally:
+            self._give_back(client, True)
+        return {"X-Registry-Auth": _text(header)} if header else {}
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    # --- clients -----------------------------------------------------------------------------------------------
+
+    def _borrow(self) -> APIClient:
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        with self._lock:
+            if self._version is None:
+                self._version = self._negotiated()
+        return self._client(self._version)
+
+    def _give_back(self, client: APIClient, kept: bool) -> None:
+        if kept:
+            with contextlib.suppress(queue.Full):
+                self._idle.put_nowait(client)
+                return
+        client.close()
+
+    def _client(self, version: str) -> APIClient:
+        endpoint = self._endpoint
+        try:
+            client = APIClient(
+                base_url="unix:///ssh" if endpoint.ssh else endpoint.url,
+                version=version,
+                timeout=self._timeout,  # type: ignore[arg-type]  # any number of seconds will do
+                tls=endpoint.tls or False,
+                user_agent=self._agent,
+            )
+        except (DockerException, OSError) as error:
+            raise ConfigError(f"{endpoint.source}: {error}") from error
+        if endpoint.ssh:
+            client.mount("http+docker://", SshAdapter(endpoint.url))
+        return client
+
+    def _negotiated(self) -> str:
+        client = self._client(API_VERSION)
+        try:
+            response = self._send(client, "GET", "", (None, None, None, None), self._timeout, False, "/version")
+        finally:
+            client.close()
+        if response.status_code >= 400:
+            raise self._refused(response)
+        said = response.json()
+        newest, oldest = said["ApiVersion"], said.get("MinAPIVersion", API_VERSION)
+        if version_lt(newest, API_VERSION):
+            return str(newest)
+        return str(oldest) if version_lt(API_VERSION, oldest) else API_VERSION
+
+    # --- requests ----------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        client: APIClient,
+        method: str,
+        path: str,
+        content: tuple[Any, Any, Any, Any],
+        seconds: float | None,
+        stream: bool,
+        whole_path: str | None = None,
+    ) -> requests.Response:
+        params, json, data, headers = content
+        url = f"{client.base_url}{whole_path or f'/v{client.api_version}{path}'}"
+        timeout = (min(_CONNECT_SECONDS, self._timeout), seconds)
+        try:
+            return client.request(
+                method, url, params=params, json=json, data=data, headers=headers, timeout=timeout, stream=stream
+            )
+        except requests.exceptions.ReadTimeout as error:
+            raise NoAnswer(f"{self._endpoint.url} did not answer within {seconds:g} s") from error
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            self._facts = None
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> ProviderError:
+        chain = list(_chain(error))
+        if any(isinstance(one, TimeoutError) for one in chain) and not any(isinstance(one, _NOT_SENT) for one in chain):
+            return NoAnswer(f"{self._endpoint.url} did not answer in time")
+        if any(isinstance(one, PermissionError) for one in chain):
+            words = f"no permission to connect to {self._endpoint.url} ({self._endpoint.source})"
+            return PermissionDenied(words, sent=False)
+        words = f"{self._endpoint.url} ({self._endpoint.source}): {_words(chain)}"
+        return Unreachable(words, sent=not any(isinstance(one, _NOT_SENT) for one in chain))
+
+    def _refused(self, response: requests.Response) -> ProviderError:
+        try:
+            words = str(response.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            words = response.text.strip() or response.reason
+        if response.status_code in (401, 403):
+            return PermissionDenied(f"{self._endpoint.url} ({self._endpoint.source}): {words}")
+        return EngineError(response.status_code, words)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield what lies below an error of requests: causes, contexts and arguments."""
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+
+
+def _words(chain: list[BaseException]) -> str:
+    for one in chain:
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror
+    return str(chain[0])
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _seconds(stamp: str) -> float:
+    moment = parse(stamp)
+    return 0.0 if moment is None else moment.timestamp()

@@ -1,0 +1,95 @@
+"""Reading a container's output: from the engine's log, over cut connections, to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Literal
+
+from agora.errors import Unreachable
+from agora.model.observation import LogChunk
+
+from agora_docker import times
+from agora_docker.engine import Engine
+from agora_docker.streams import Reader, frames
+
+_STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
+#: Seconds between two signs of life to somebody who follows.
+_TICK = 1.0
+#: Seconds for which a follower bears an engine that does not answer.
+_PATIENCE = 60.0
+
+
+class LogReader:
+    """Reads the output of one container.
+
+    Parameters:
+        engine: the engine.
+        container: its id.
+        ended: whether it has ended.
+    """
+
+    def __init__(self, engine: Engine, container: str, ended: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._container = container
+        self._ended = ended
+        self._last = ""
+        self._same = 0
+
+    def read(self, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
+        """Yield the output; see the hook."""
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        if since is not None:
+            params["since"] = times.query(since.timestamp())
+        params["tail"] = "all" if tail is None else str(tail)
+        away: float | None = None
+        while True:
+            try:
+                # Asked first: what it wrote before its end is then in the log that is read after.
+                over = not follow or self._ended()
+                yield from self._connection(params, follow)
+                away = None
+            except Unreachable:
+                if not follow:
+                    raise
+                away = time.monotonic() if away is None else away
+                if time.monotonic() - away > _PATIENCE:
+                    raise
+                over = False
+            if over:
+                return
+            yield LogChunk(stream="stdout", data=b"")
+            if away is not None:
+                time.sleep(_TICK)
+            params = self._onward(params)
+
+    def _onward(self, params: dict[str, str]) -> dict[str, str]:
+        """Return the parameters to go on after a cut: from the time of the last piece, which is read again."""
+        stamp = times.parse(self._last) if self._last else None
+        if stamp is None:
+            return params
+        return {**params, "since": times.query(stamp.timestamp() - 0.001), "tail": "all"}
+
+    def _connection(self, params: dict[str, str], follow: bool) -> Iterator[LogChunk]:
+        path = f"/containers/{self._container}/logs"
+        known, skip = self._last, self._same
+        with (
+            self._engine.stream("GET", path, params=params) as response,
+            Reader(response, frames) as reader,
+        ):
+            while not reader.over:
+                frame = reader.next(_TICK)
+                if frame is None:
+                    if follow:
+                        yield LogChunk(stream="stdout", data=b"")
+                    continue
+                stream, line = frame
+                stamp, _, data = line.partition(b" ")
+                at = stamp.decode("ascii", "replace")
+                if known and (at < known or (at == known and skip > 0)):
+                    skip -= at == known
+                    continue
+                self._same = self._same + 1 if at == self._last else 1
+                self._last = at
+                yield LogChunk(stream=_STREAMS.get(stream, "stdout"), data=data, at=times.parse(at))

@@ -1,0 +1,124 @@
+"""What has to outlive this process and has no place on the engine: whom a dispatch was sent to, which stop was sent.
+
+One small file each in the installation's directory; every process of the installation sees them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agora.errors import ProviderError, Unreachable
+from agora.model.base import Model
+from agora.model.ids import check_dispatch_id
+
+#: Seconds that a stop waits for another one of the same dispatch, below the 10 that a caller allows.
+_WAIT = 8.0
+_PAUSE = 0.02
+
+
+class SentStop(Model):
+    """A stop that was sent.
+
+    Parameters:
+        container: to which container.
+        grace: seconds of grace.
+        at: when, in nanoseconds by the engine's clock.
+        accepted: whether its arrival was seen.
+    """
+
+    container: str
+    grace: int
+    at: int
+    accepted: bool = False
+
+
+class StopNote:
+    """The note of one dispatch's stop, held by this process alone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self) -> SentStop | None:
+        """Return what is noted."""
+        text = os.pread(self._descriptor, 4096, 0)
+        try:
+            return SentStop.model_validate(json.loads(text)) if text else None
+        except ValueError:
+            return None  # cut off by a full disk: as if nothing had been written
+
+    def write(self, stop: SentStop) -> None:
+        """Replace what is noted; a disk that is full does not keep a stop from being sent."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, stop.model_dump_json().encode(), 0)
+        except OSError:
+            return
+
+
+class Notes:
+    """The notes of one target.
+
+    Parameters:
+        folder: where they are kept; made when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def send(self, id: str, backend: str) -> None:
+        """Note that a dispatch is about to be sent to an engine.
+
+        Raises:
+            ProviderError: it cannot be noted.
+        """
+        path = self._path(id, "sent")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(backend, encoding="utf-8")
+        except OSError as error:
+            raise ProviderError(f"{path}: {error.strerror}", sent=False) from error
+
+    def sent_to(self, id: str) -> str | None:
+        """Return the engine that a dispatch was sent to, None where it was sent to none."""
+        try:
+            return self._path(id, "sent").read_text(encoding="utf-8") or None
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def stop(self, id: str) -> Iterator[StopNote]:
+        """Hold the note of a dispatch's stop.
+
+        Raises:
+            Unreachable: another process held it for 8 s.
+        """
+        path = self._path(id, "stop")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            give_up = time.monotonic() + _WAIT
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise Unreachable(f"another stop of {id} got no answer yet", sent=False) from None
+                    time.sleep(_PAUSE)
+            yield StopNote(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def forget(self, id: str) -> None:
+        """Remove the notes of a dispatch whose container is no more."""
+        for kind in ("sent", "stop"):
+            self._path(id, kind).unlink(missing_ok=True)
+
+    def _path(self, id: str, kind: str) -> Path:
+        return self._folder / f"{check_dispatch_id(id)}.{kind}"

@@ -1,0 +1,190 @@
+"""Creating and starting the one container of a dispatch."""
+
+from __future__ import annotations
+
+import time
+
+from agora.errors import DispatchConflict, SubmitRefused, Unreachable
+from agora.hookspecs import Check
+from agora.model.observation import Handle, Phase
+from agora.model.spec import Spec
+
+from agora_docker import body, image, marks
+from agora_docker.config import DockerConfig, DockerOptions
+from agora_docker.engine import Engine, EngineError
+from agora_docker.looking import Looker, handle_of, is_marked
+from agora_docker.notes import Notes
+
+#: Seconds for one step of a start: a busy engine takes its time, and the caller keeps up its claim meanwhile.
+_STEP = 120.0
+#: Seconds after which a container that somebody else created and did not start counts as left behind.
+_LEFT_BEHIND = 10.0
+_PAUSE = 0.05
+
+
+class Starter:
+    """Starts dispatches.
+
+    Parameters:
+        engine, looker, notes: of the target.
+        config: its configuration.
+        installation: whose marks the containers carry.
+    """
+
+    def __init__(self, engine: Engine, looker: Looker, notes: Notes, config: DockerConfig, installation: str) -> None:
+        self._engine = engine
+        self._looker = looker
+        self._notes = notes
+        self._config = config
+        self._installation = installation
+
+    def start(self, id: str, spec: Spec, check: Check) -> Handle:
+        """Start the container of a dispatch, or return the one that was started.
+
+        Raises:
+            StopRequested: a stop was asked for; what was made is removed.
+            SubmitRefused: the engine's words.
+            DispatchConflict: the name is taken by something else.
+        """
+        check()
+        backend = self._engine.facts().id
+        before = self._notes.sent_to(id)
+        if before not in (None, backend):
+            raise Unreachable(f"{id} was sent to the engine {before}, and now {backend} answers", sent=False)
+        self._notes.send(id, backend)
+        policy = DockerOptions.model_validate(spec.options).pull or self._config.pull
+        if policy == "always":
+            self._pull(spec, check)
+        others: dict[str, float] = {}
+        while True:
+            check()
+            try:
+                container = self._create(id, spec)
+            except EngineError as error:
+                if error.status == 404 and policy == "missing" and not self._has_image(spec):
+                    self._pull(spec, check)
+                elif error.status == 409:
+                    if found := self._adopt(id, spec, others):
+                        return handle_of(id, backend, found)
+                    time.sleep(_PAUSE)
+                else:
+                    raise self._refused(spec, error) from error
+                continue
+            if self._run(container, spec, check):
+                return self._started(id, backend, container)
+
+    # --- image -------------------------------------------------------------------------------------------------
+
+    def _pull(self, spec: Spec, check: Check) -> None:
+        image.pull(self._engine, spec.image or "", DockerOptions.model_validate(spec.options).platform, check)
+
+    def _has_image(self, spec: Spec) -> bool:
+        response = self._engine.request("GET", f"/images/{spec.image}/json", accept=(404,))
+        return response.status_code != 404
+
+    def _image_command(self, spec: Spec) -> list[str]:
+        """Return what the image runs by itself; the engine's 404 where it is not there."""
+        config = self._engine.request("GET", f"/images/{spec.image}/json").json()["Config"]
+        command = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
+        if not command:
+            raise SubmitRefused(f"{spec.image} brings no command, and the spec has none", reason="no_command")
+        return command
+
+    # --- create ------------------------------------------------------------------------------------------------
+
+    def _create(self, id: str, spec: Spec) -> str:
+        inherited = self._image_command(spec) if spec.secrets and spec.command is None else []
+        driver = self._engine.facts().log_driver
+        asked = body.container(id, self._installation, spec, self._config, driver, inherited)
+        params = {"name": marks.name_of(id, self._installation)}
+        if platform := DockerOptions.model_validate(spec.options).platform:
+            params["platform"] = platform
+        response = self._engine.request("POST", "/containers/create", params=params, json=asked, seconds=_STEP)
+        return str(response.json()["Id"])
+
+    def _refused(self, spec: Spec, error: EngineError) -> SubmitRefused:
+        if error.status == 404 and not self._has_image(spec):
+            return SubmitRefused(str(error), reason="image_missing", exit_code=125)
+        return SubmitRefused(str(error), reason="create_failed", exit_code=125)
+
+    def _adopt(self, id: str, spec: Spec, others: dict[str, float]) -> str | None:
+        """Return the container that has the name, once it was started; None while it is to be tried again.
+
+        Nobody starts a container that somebody else created: it may have run and ended between two looks, and
+        would run twice. It is waited for, and one that nobody starts is removed.
+        """
+        found = self._looker.inspect(marks.name_of(id, self._installation))
+        if found is None:
+            return None
+        container = str(found["Id"])
+        if not is_marked(found, id, self._installation):
+            raise DispatchConflict(f"the name {found['Name'].lstrip('/')} is taken by a container that is not ours")
+        if found["Config"]["Labels"].get(marks.SPEC) != spec.digest():
+            raise DispatchConflict(f"{id} was dispatched with another spec")
+        if found["State"]["Status"] != "created":
+            return container
+        if time.monotonic() - others.setdefault(container, time.monotonic()) > _LEFT_BEHIND:
+            self.remove_unstarted(container)
+        return None
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    def _run(self, container: str, spec: Spec, check: Check) -> bool:
+        """Start a container that this process created; false where somebody removed it before."""
+        try:
+            if spec.secrets:
+                self._put_secrets(container, spec)
+            check()
+            self._engine.request("POST", f"/containers/{container}/start", seconds=_STEP)
+        except EngineError as error:
+            found = self._looker.inspect(container)
+            if found is None:
+                return False
+            if found["State"]["Status"] != "created":
+                return True
+            self.remove_unstarted(container)
+            raise start_refusal(error) from error
+        except Unreachable:
+            raise
+        except BaseException:
+            self.remove_unstarted(container)
+            raise
+        return True
+
+    def _put_secrets(self, container: str, spec: Spec) -> None:
+        path = f"/containers/{container}/archive"
+        headers = {"Content-Type": "application/x-tar"}
+        self._engine.request(
+            "PUT", path, params={"path": body.SECRETS}, data=body.archive(spec), headers=headers, seconds=_STEP
+        )
+
+    def remove_unstarted(self, container: str) -> bool:
+        """Remove a container that was never started.
+
+        Returns:
+            whether it is gone and never ran; without force the engine refuses to remove one that runs.
+        """
+        since = self._engine.facts().now() - 60
+        response = self._engine.request("DELETE", f"/containers/{container}", params={"v": "1"}, accept=(404, 409))
+        if response.status_code == 409:
+            return False
+        return self._looker.story(container, since).first("start") is None
+
+    def _started(self, id: str, backend: str, container: str) -> Handle:
+        handle = handle_of(id, backend, container)
+        found = self._looker.inspect(container)
+        if found is None or not found["State"]["Running"]:
+            return handle
+        seen = self._looker.seen(found)
+        return handle.model_copy(update={"first": seen}) if seen.phase is Phase.RUNNING else handle
+
+
+def start_refusal(error: EngineError) -> SubmitRefused:
+    """Return why a container could not be started, with the exit code that `docker run` gives it."""
+    words = str(error)
+    missing = ("executable file not found", "no such file or directory")
+    if any(part in words for part in missing):
+        return SubmitRefused(words, reason="program_not_found", exit_code=127)
+    if "permission denied" in words or "is a directory" in words:
+        return SubmitRefused(words, reason="program_not_executable", exit_code=126)
+    return SubmitRefused(words, reason="start_failed", exit_code=125)

@@ -1,0 +1,186 @@
+"""Stopping: one SIGTERM, the escalation left to the engine, and an answer that does not wait for the end."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agora.errors import ProviderError, Unreachable
+from agora.model.observation import Handle, Observation, Phase, ReceiptKind, StopReceipt
+
+from agora_docker import times
+from agora_docker.engine import Engine, EngineError, NoAnswer
+from agora_docker.looking import Looker, is_marked
+from agora_docker.notes import Notes, SentStop, StopNote
+from agora_docker.starting import Starter
+from agora_docker.story import KILL, TERM
+
+#: Seconds that the engine gets to answer a stop, which it does at the end of the container; then the call is left.
+_LEAVE = 0.25
+#: Seconds within which the signal of a left call has to show, below the 10 that a caller allows.
+_SHOW = 7.0
+_PAUSE = 0.05
+#: After its grace and so many seconds more, a container that still runs has lost the engine's timer.
+_OVERDUE = 5.0
+#: What stands for the grace where the engine has no timer: the supervisor brings the kill forward.
+NO_TIMER = 86_400.0
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+def kills_when_left(version: str) -> bool:
+    """Whether an engine kills a container at once when the connection of its stop is closed.
+
+    Versions 23.0.0 to 23.0.6 and 24.0.0 to 24.0.2 do (moby issue 45731, mended by pull request 45738).
+    """
+    found = _VERSION.match(version)
+    if found is None:
+        return False
+    numbers = tuple(int(part) for part in found.groups())
+    return (23, 0, 0) <= numbers <= (23, 0, 6) or (24, 0, 0) <= numbers <= (24, 0, 2)
+
+
+class Stopper:
+    """Stops containers.
+
+    Parameters:
+        engine, looker, notes, starter: of the target.
+        installation: whose containers it may touch.
+    """
+
+    def __init__(self, engine: Engine, looker: Looker, notes: Notes, starter: Starter, installation: str) -> None:
+        self._engine = engine
+        self._looker = looker
+        self._notes = notes
+        self._starter = starter
+        self._installation = installation
+
+    def stop(self, handle: Handle, grace: int) -> StopReceipt:
+        """Send SIGTERM, and SIGKILL after `grace` seconds.
+
+        Raises:
+            Unreachable: no sign that it arrived.
+        """
+        with self._notes.stop(handle.id) as note:
+            found, receipt = self._before(handle)
+            if receipt is not None:
+                return receipt
+            container = str(found["Id"])
+            if (standing := self._standing(container, found, note)) is not None:
+                kind = ReceiptKind.ALREADY_STOPPING
+                return StopReceipt(kind=kind, effective_grace=standing.grace)
+            facts = self._engine.facts()
+            sent = SentStop(container=container, grace=grace, at=int(facts.now() * 1e9))
+            note.write(sent)
+            receipt = self._send(handle, container, grace, facts.version, sent.at)
+            if receipt.kind is ReceiptKind.SIGNALLED:
+                note.write(sent.model_copy(update={"accepted": True}))
+            return receipt
+
+    def kill(self, handle: Handle) -> StopReceipt:
+        """Send SIGKILL to everything in the container."""
+        found, receipt = self._before(handle)
+        if receipt is not None:
+            return receipt
+        container = str(found["Id"])
+        at = int(self._engine.facts().now() * 1e9)
+        path = f"/containers/{container}/kill"
+        try:
+            response = self._engine.request("POST", path, params={"signal": "SIGKILL"}, accept=(404, 409))
+        except NoAnswer:
+            return self._shown(handle, container, 0, at, KILL)
+        if response.status_code < 400:
+            return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=0)
+        return self._after(handle, response.text)
+
+    # --- before ------------------------------------------------------------------------------------------------
+
+    def _before(self, handle: Handle) -> tuple[dict[str, Any], StopReceipt | None]:
+        """Look first: what has ended, is gone or was never started needs no signal."""
+        found = self._looker.inspect(str(handle.data["container"]))
+        if found is None:
+            return {}, self._gone(handle)
+        if not is_marked(found, handle.id, str(handle.data.get("installation", self._installation))):
+            raise ProviderError(f"{handle.id}: container {found['Id'][:12]} is not ours", sent=False, retryable=False)
+        seen = self._looker.seen(found)
+        if seen.phase is Phase.ENDED:
+            return found, StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+        if seen.phase is Phase.PENDING:
+            return found, self._never(handle, str(found["Id"]))
+        return found, None
+
+    def _never(self, handle: Handle, container: str) -> StopReceipt:
+        """Remove a container before its start: a stop of one that was only created is answered and forgotten."""
+        if self._starter.remove_unstarted(container):
+            seen = Observation(phase=Phase.ENDED, never_started=True, reason="stopped_before_start")
+            return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+        found = self._looker.inspect(container)
+        if found is None:
+            return self._gone(handle)
+        raise Unreachable(f"{handle.id} was being started; the stop follows", sent=False)
+
+    def _gone(self, handle: Handle) -> StopReceipt:
+        if self._engine.facts(fresh=True).id != handle.backend:
+            raise Unreachable(f"{handle.id} is on another engine than the one that answers", sent=False)
+        seen = self._looker.gone(handle)
+        if seen.phase is Phase.ABSENT:
+            return StopReceipt(kind=ReceiptKind.NOT_FOUND)
+        return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+
+    def _standing(self, container: str, found: Mapping[str, Any], note: StopNote) -> SentStop | None:
+        """Return a stop of ours that is under way: sending it again would be a second SIGTERM."""
+        before = note.read()
+        if before is None or before.container != container:
+            return None
+        age = self._engine.facts().now() - before.at / 1e9
+        if age > before.grace + _OVERDUE:
+            return None
+        if before.accepted:
+            return before
+        started = times.parse(found["State"]["StartedAt"])
+        story = self._looker.story(container, started.timestamp() if started else 0)
+        return before if story.signals(TERM, since=before.at) else None
+
+    # --- sending -----------------------------------------------------------------------------------------------
+
+    def _send(self, handle: Handle, container: str, grace: int, version: str, at: int) -> StopReceipt:
+        if kills_when_left(version):
+            path = f"/containers/{container}/kill"
+            response = self._engine.request("POST", path, params={"signal": "SIGTERM"}, accept=(404, 409))
+            if response.status_code < 400:
+                return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=NO_TIMER)
+            return self._after(handle, response.text)
+        try:
+            path = f"/containers/{container}/stop"
+            response = self._engine.request("POST", path, params={"t": grace}, seconds=_LEAVE, accept=(304, 404))
+        except NoAnswer:
+            return self._shown(handle, container, grace, at, TERM)
+        if response.status_code in (304, 404):
+            return self._after(handle, response.text)
+        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
+
+    def _shown(self, handle: Handle, container: str, grace: int, at: int, signal: int) -> StopReceipt:
+        """Wait until the signal of a call that was left shows in the engine's events, or the end does."""
+        give_up = time.monotonic() + _SHOW
+        while True:
+            # Looked at before the events are read: a signal that ended it is among them then.
+            found = self._looker.inspect(container)
+            if self._looker.story(container, at / 1e9).signals(signal, KILL, since=at):
+                return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
+            if found is None or not found["State"]["Running"]:
+                return self._after(handle, "it has ended")
+            if time.monotonic() > give_up:
+                raise Unreachable(f"the engine took the stop of {handle.id} and shows no sign of it")
+            time.sleep(_PAUSE)
+
+    def _after(self, handle: Handle, words: str) -> StopReceipt:
+        """Answer a refusal to signal by what the container is now."""
+        found = self._looker.inspect(str(handle.data["container"]))
+        if found is None:
+            return self._gone(handle)
+        seen = self._looker.seen(found)
+        if seen.phase is Phase.ENDED:
+            return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+        raise EngineError(409, f"{handle.id}: {words or 'the engine did not signal it'}")

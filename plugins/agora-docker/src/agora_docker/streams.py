@@ -1,0 +1,115 @@
+"""Answers of the engine that go on: read in a thread of their own, so that whoever waits can leave at any time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import requests
+import urllib3.exceptions
+from docker.errors import DockerException
+from docker.types import CancellableStream
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: Items read ahead at most.
+_AHEAD = 1000
+#: stream (1 stdout, 2 stderr), three unused bytes, length: in front of each piece of output.
+_FRAME = struct.Struct(">BxxxI")
+
+
+class Reader(Generic[T]):
+    """Reads one answer; a context manager that ends with its connection.
+
+    Parameters:
+        response: the answer, begun.
+        parse: turns its pieces of bytes into items.
+    """
+
+    def __init__(self, response: requests.Response, parse: Callable[[Iterable[bytes]], Iterator[T]]) -> None:
+        self._response = response
+        self._parse = parse
+        self._items: queue.Queue[T] = queue.Queue(_AHEAD)
+        self._closed = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="agora-docker-stream", daemon=True)
+
+    def __enter__(self) -> Reader[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        try:
+            CancellableStream(iter(()), self._response).close()
+        except (OSError, AttributeError, DockerException) as error_:
+            logger.debug("a stream was closed already: %s", error_)
+        self._thread.join(2)
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer, or the connection, has ended and everything of it was taken."""
+        return self._ended.is_set() and self._items.empty()
+
+    def next(self, seconds: float) -> T | None:
+        """Return the next item, or None where none came for so long or the stream is over."""
+        if self._ended.is_set():
+            seconds = 0
+        try:
+            return self._items.get(timeout=seconds) if seconds else self._items.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _read(self) -> None:
+        try:
+            for item in self._parse(self._response.iter_content(None)):
+                if not self._put(item):
+                    return
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            # A cut connection is the end of the stream; whoever reads it looks after what it missed.
+            logger.debug("a stream broke: %s", error)
+        finally:
+            self._ended.set()
+
+    def _put(self, item: T) -> bool:
+        while not self._closed:
+            try:
+                self._items.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def json_lines(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Parse one JSON object a line; half a line at the end is a cut connection."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def frames(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Parse the pieces of output, each with the number of its stream."""
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        while len(rest) >= _FRAME.size:
+            stream, length = _FRAME.unpack_from(rest)
+            end = _FRAME.size + length
+            if len(rest) < end:
+                break
+            yield stream, rest[_FRAME.size : end]
+            rest = rest[end:]
