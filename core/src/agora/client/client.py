@@ -31,6 +31,7 @@ from agora.errors import (
     DispatchTimedOut,
     InvalidRequest,
     ProviderError,
+    Unreachable,
 )
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause, Via
@@ -167,6 +168,8 @@ class AgoraClient:
         """
         engine = self._opened
         wanted = _spec(spec, fields)
+        if "timeout" not in wanted.model_fields_set:
+            wanted = wanted.model_copy(update={"timeout": min(wanted.timeout, engine.settings.timeout_cap)})
         entry, where, new = await engine.record(wanted, target, id)
         if new:
             entry = await self._sent(entry, wanted, where)
@@ -341,7 +344,11 @@ class AgoraClient:
         )
         limiter = anyio.CapacityLimiter(1)
         while True:
-            chunk = await anyio.to_thread.run_sync(next, chunks, None, limiter=limiter, abandon_on_cancel=True)
+            chunk = None
+            with anyio.move_on_after(REFRESH_SECONDS * 5) as scope:
+                chunk = await anyio.to_thread.run_sync(next, chunks, None, limiter=limiter, abandon_on_cancel=True)
+            if scope.cancelled_caught:
+                raise Unreachable(f"target {target.name!r} gave no sign of life within {REFRESH_SECONDS * 5:g} s")
             if chunk is None:
                 return
             if chunk.data or chunk.dropped:

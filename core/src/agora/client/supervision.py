@@ -88,8 +88,8 @@ class Supervision:
     async def _supervise(self) -> None:
         try:
             await self._engine.supervise(until_idle=True, mine=True)
-        except AgoraError as error:
-            logger.warning("supervision failed and is taken up again: %s", error)
+        except* AgoraError as failed:
+            logger.warning("supervision failed and is taken up again: %s", failed.exceptions[0])
             await anyio.sleep(1.0)
         finally:
             self._foreground = False

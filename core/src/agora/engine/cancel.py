@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from agora.engine.core import Core
-from agora.engine.deliver import Deliverer
+from agora.engine.deliver import SHORTEST_ATTEMPT, Deliverer
 from agora.errors import AgoraError, DispatchNotFound, InvalidRequest
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.cause import Cause
@@ -55,8 +55,9 @@ class Canceller:
         after = applied.entry
         if outcome in _WAITING and after.live and after.accepted_at is None:
             after = await self._deliverer.deliver(after, until)
-        elif after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted:
-            killed = await self._deliverer.attempt(after, "kill")
+        if after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted:
+            left = (until - self._core.store.now()).total_seconds()
+            killed = await self._deliverer.attempt(after, "kill", seconds=max(SHORTEST_ATTEMPT, left))
             after = after if killed is None else killed.entry
         return _result(after, outcome)
 

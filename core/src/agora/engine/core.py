@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import uuid
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
+import anyio
 import anyio.to_thread
 
 from agora.config import Settings
@@ -24,6 +26,10 @@ from agora.store import Applied, Store
 
 #: A claim on sending lives so long without a sign of its holder (contract 3), in seconds.
 CLAIM_SECONDS = 15.0
+#: Extensions may take so long to hear the events of one change, in seconds.
+TELL_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 class Core:
@@ -50,22 +56,27 @@ class Core:
 
     async def apply(self, entry: Entry, *facts: Fact, durable: bool = False) -> Applied:
         """Apply facts to a dispatch and tell its events to the extensions of its target."""
-        applied = await self.store.apply(entry.id, *facts, durable=durable)
-        await self.tell(applied.entry, applied.events)
+        # Who leaves must not keep the extensions from hearing of what was just committed.
+        with anyio.CancelScope(shield=True):
+            applied = await self.store.apply(entry.id, *facts, durable=durable)
+            await self.tell(applied.entry, applied.events)
         return applied
 
     async def tell(self, entry: Entry, events: Sequence[Event]) -> None:
-        """Hand committed events to the extensions; their failures break nothing."""
+        """Hand committed events to the extensions; their failures break nothing, and none is waited for long."""
         if not events:
             return
-        try:
-            target = await self.targets.of(entry)
-        except ConfigError:
-            return
-        if not target.hooks.listening:
-            return
-        for event in events:
-            await anyio.to_thread.run_sync(target.hooks.tell, event, abandon_on_cancel=True)
+        with anyio.move_on_after(TELL_SECONDS) as scope:
+            try:
+                target = await self.targets.of(entry)
+            except ConfigError:
+                return
+            if not target.hooks.listening:
+                return
+            for event in events:
+                await anyio.to_thread.run_sync(target.hooks.tell, event, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            logger.error("dispatch %s: the extensions did not take its events within %g s", entry.id, TELL_SECONDS)
 
 
 def failure_of(error: Exception) -> Failure:

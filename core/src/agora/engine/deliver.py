@@ -17,6 +17,9 @@ from agora.store import Applied
 
 Kind = Literal["stop", "kill"]
 
+#: An attempt of a cancel that waited for somebody else before may still take so long, in seconds.
+SHORTEST_ATTEMPT = 2.0
+
 
 class Deliverer:
     """Sends stops and kills.
@@ -48,7 +51,8 @@ class Deliverer:
                 claimed = entry.attempt is not None and entry.attempt.lease.until > now
                 submitting = entry.submitter is not None and entry.submitter.until > now
                 if entry.handle is not None and not claimed:
-                    if (applied := await self.attempt(entry)) is not None:
+                    left = max(SHORTEST_ATTEMPT, (until - now).total_seconds())
+                    if (applied := await self.attempt(entry, seconds=min(STOP_SECONDS, left))) is not None:
                         return applied.entry
                 elif entry.handle is None and not submitting and await self._lost(entry):
                     return await store.read(entry.id)
@@ -64,13 +68,16 @@ class Deliverer:
             await self._core.apply(entry, LookFailed(failure_of(error)))
             return True
 
-    async def attempt(self, entry: Entry, kind: Kind | None = None, *before: Fact) -> Applied | None:
+    async def attempt(
+        self, entry: Entry, kind: Kind | None = None, *before: Fact, seconds: float = STOP_SECONDS
+    ) -> Applied | None:
         """Claim and send one stop or kill, and write its answer.
 
         Parameters:
             entry: the dispatch.
             kind: what to send; by default what the request asks for.
             before: facts to write in the transaction of the claim.
+            seconds: how long the attempt may take.
         Returns:
             what the answer did, or null where somebody else holds the claim or nothing is to be sent.
         """
@@ -88,13 +95,13 @@ class Deliverer:
         applied = await core.apply(entry, *before, AttemptBegan(chosen, core.lease()), durable=True)
         if applied.answer is None:
             return None
-        return await self.send(applied.entry, applied.answer, chosen, target)
+        return await self.send(applied.entry, applied.answer, chosen, target, seconds)
 
-    async def send(self, entry: Entry, number: int, kind: Kind, target: Target) -> Applied:
+    async def send(self, entry: Entry, number: int, kind: Kind, target: Target, seconds: float) -> Applied:
         """Send a claimed attempt and write its answer."""
         limits = target.limits
         try:
-            receipt = await self._call(entry, kind, target)
+            receipt = await self._call(entry, kind, target, seconds)
         except AgoraError as error:
             answer = AttemptAnswered(number, failure=failure_of(error), sent=was_sent(error))
         else:
@@ -110,17 +117,17 @@ class Deliverer:
                 )
         return await self._core.apply(entry, answer, durable=True)
 
-    async def _call(self, entry: Entry, kind: Kind, target: Target) -> StopReceipt:
+    async def _call(self, entry: Entry, kind: Kind, target: Target, seconds: float) -> StopReceipt:
         if entry.handle is None:
             raise StoreError(f"dispatch {entry.id} has no handle to stop it by")
         if kind == "kill" and target.implements("kill") and (target.has("force_kill") or target.has("shorten")):
-            receipt: StopReceipt = await target.call("kill", seconds=STOP_SECONDS, handle=entry.handle)
+            receipt: StopReceipt = await target.call("kill", seconds=seconds, handle=entry.handle)
             return receipt
         grace = entry.stop_grace or entry.grace
         if kind == "kill":
             grace = target.limits.grace_min
         cause = entry.cause or Cause(actor="agora", via=Via.POLICY, policy="unconfirmed_end")
-        receipt = await target.call("stop", seconds=STOP_SECONDS, handle=entry.handle, grace=grace, cause=cause)
+        receipt = await target.call("stop", seconds=seconds, handle=entry.handle, grace=grace, cause=cause)
         if kind == "kill":
             receipt = receipt.model_copy(update={"degraded": (*receipt.degraded, "force")})
         return receipt

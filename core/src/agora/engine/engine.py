@@ -97,9 +97,7 @@ class Engine:
             ids that could not be looked at in time.
         """
         live = [entry for entry in entries if entry.live]
-        names: list[str] = [entry.target for entry in live]
-        with anyio.move_on_after(seconds):
-            names = await self._looker.look(live, seconds)
+        names = await self._looker.look(live, seconds)
         return {entry.id for entry in live if entry.target in names}
 
     async def reconcile(self) -> ReconcileReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ import anyio
 
 from agora.engine.core import Core, failure_of
 from agora.engine.targets import LOOK_SECONDS, Target, key_of, stored
-from agora.errors import AgoraError, DispatchNotFound
-from agora.model.observation import Observation, Phase
+from agora.errors import AgoraError, DispatchNotFound, ProviderError, StoreError, Unreachable
+from agora.model.observation import Handle, Observation, Phase
 from agora.model.record import Entry
 from agora.state import Absent, Fact, LookFailed, Seen, apply
+
+logger = logging.getLogger(__name__)
 
 #: Handles asked about in one call.
 BATCH = 100
@@ -69,8 +72,9 @@ class Looker:
     async def _look_batch(self, entries: Sequence[Entry], seconds: float, away: list[str]) -> None:
         handles = [entry.handle for entry in entries]
         try:
-            target = await self._core.targets.of(entries[0])
-            seen: Sequence[Observation] = await target.call("observe", seconds=seconds, handles=handles)
+            target, seen = await self._observed(entries[0], handles, seconds)
+            if len(seen) != len(handles):
+                raise ProviderError(f"target {target.name!r} was asked about {len(handles)}, it told of {len(seen)}")
         except AgoraError as error:
             away.append(entries[0].target)
             await self.failed(entries, error)
@@ -79,6 +83,14 @@ class Looker:
             for entry, observation in zip(entries, seen, strict=True):
                 self._asked.pop(entry.id, None)
                 tasks.start_soon(self.hear, entry, observation, target)
+
+    async def _observed(
+        self, entry: Entry, handles: Sequence[Handle | None], seconds: float
+    ) -> tuple[Target, Sequence[Observation]]:
+        with anyio.move_on_after(seconds):
+            target = await self._core.targets.of(entry)
+            return target, await target.call("observe", seconds=seconds, handles=handles)
+        raise Unreachable(f"target {entry.target!r} gave no answer to observe within {seconds:g} s")
 
     async def failed(self, entries: Sequence[Entry], error: AgoraError) -> None:
         """Write down that nobody answered, and for how long already."""
@@ -114,3 +126,6 @@ class Looker:
             await self._core.apply(entry, fact, durable=change.entry.state.terminal)
         except DispatchNotFound:
             return
+        except StoreError as error:
+            # A disk that is full now must not end the supervision of everything else; it is looked at again.
+            logger.warning("dispatch %s: what was seen could not be written down: %s", entry.id, error)

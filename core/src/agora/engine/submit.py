@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import anyio
@@ -20,6 +22,7 @@ from agora.errors import (
     StopRequested,
     StoreError,
     SubmitRefused,
+    Unreachable,
     Vetoed,
 )
 from agora.model.ids import check_dispatch_id, new_dispatch_id
@@ -38,6 +41,17 @@ from agora.state import (
 )
 
 logger = logging.getLogger(__name__)
+
+#: A start that gives no sign of life for so long is left, and looked for by its mark (one call to a backend, with
+#: its own timeouts, stays well below), in seconds.
+SILENT_SECONDS = 60.0
+
+
+@dataclass
+class _Signs:
+    """When the provider last gave a sign of life: it calls `check()` before each step, and in a pull every second."""
+
+    last: float = field(default_factory=time.monotonic)
 
 
 class Submitter:
@@ -108,15 +122,18 @@ class Submitter:
     async def _send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
         core, owner = self._core, self._core.owner
         core.whole_specs[entry.id] = spec
-        outcome: Handle | AgoraError
+        outcome: Handle | AgoraError = Unreachable(
+            f"target {target.name!r} gave no sign of starting the dispatch within {SILENT_SECONDS:g} s"
+        )
+        signs = _Signs()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_claim, entry)
-            try:
-                outcome = await target.call(
-                    "dispatch", seconds=None, id=entry.id, spec=spec, check=self._check_of(entry.id)
-                )
-            except AgoraError as error:
-                outcome = error
+            with anyio.CancelScope() as call:
+                tasks.start_soon(self._keep_claim, entry, signs, call)
+                check = self._check_of(entry.id, signs)
+                try:
+                    outcome = await target.call("dispatch", seconds=None, id=entry.id, spec=spec, check=check)
+                except AgoraError as error:
+                    outcome = error
             tasks.cancel_scope.cancel()
         if isinstance(outcome, AgoraError):
             return await self._unsent(entry, outcome)
@@ -140,18 +157,23 @@ class Submitter:
         applied = await core.apply(entry, SubmitUnknown(owner, failure_of(error)))
         return applied.entry
 
-    async def _keep_claim(self, entry: Entry) -> None:
+    async def _keep_claim(self, entry: Entry, signs: _Signs, call: anyio.CancelScope) -> None:
+        """Keep the claim up while the provider gives signs of life; leave its call where it does not."""
         while True:
             await anyio.sleep(CLAIM_SECONDS / 3)
+            if time.monotonic() - signs.last > SILENT_SECONDS:
+                call.cancel()
+                return
             try:
                 await self._core.store.apply(entry.id, ClaimKept(self._core.lease()))
             except StoreError as error:
                 logger.warning("dispatch %s: the claim cannot be kept up: %s", entry.id, error)
 
-    def _check_of(self, id: str) -> Callable[[], None]:
+    def _check_of(self, id: str, signs: _Signs) -> Callable[[], None]:
         owner = self._core.owner
 
         def check() -> None:
+            signs.last = time.monotonic()
             entry = self._core.store.read_blocking(id)
             claim: Lease | None = entry.submitter
             if entry.state is not State.SUBMITTED:

@@ -22,7 +22,9 @@ from agora.provider import Installation, ProviderInfo
 #: An attempt to stop may take so long (contract 3), in seconds.
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 10.0
-CREATE_SECONDS = 30.0
+CREATE_SECONDS = 5.0
+#: A target that could not be made in time is not tried again for so long, in seconds.
+STUCK_SECONDS = 30.0
 
 
 class Target:
@@ -73,16 +75,16 @@ class Target:
             began = True
             return self.hooks.call(hook, **arguments)
 
-        try:
-            with anyio.fail_after(seconds):
+        with anyio.move_on_after(seconds):
+            try:
                 return await anyio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)
-        except TimeoutError as error:
-            words = f"target {self.name!r} gave no answer to {hook} within {seconds:g} s"
-            raise Unreachable(words, sent=began) from error
-        except AgoraError:
-            raise
-        except Exception as error:
-            raise ProviderError(f"{hook} on target {self.name!r} failed: {type(error).__name__}: {error}") from error
+            except AgoraError:
+                raise
+            except Exception as error:
+                words = f"{hook} on target {self.name!r} failed: {type(error).__name__}: {error}"
+                raise ProviderError(words) from error
+        words = f"target {self.name!r} gave no answer to {hook} within {seconds or 0:g} s"
+        raise Unreachable(words, sent=began)
 
     def check_spec(self, spec: Spec) -> None:
         """Refuse what the declared limits rule out.
@@ -126,6 +128,7 @@ class Targets:
         self._given = tuple(extensions)
         self._installed: tuple[object, ...] | None = None
         self._made: dict[str, Target] = {}
+        self._stuck: dict[str, float] = {}
         self._lock = anyio.Lock()
 
     async def configured(self, name: str | None) -> Target:
@@ -153,11 +156,14 @@ class Targets:
         key = key_of(config)
         async with self._lock:
             if key not in self._made:
+                if anyio.current_time() < self._stuck.get(key, 0.0):
+                    raise ConfigError(f"target {config.name!r} could not be made a moment ago")
                 work = functools.partial(self._make, config)
                 try:
                     with anyio.fail_after(CREATE_SECONDS):
                         self._made[key] = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
                 except TimeoutError as error:
+                    self._stuck[key] = anyio.current_time() + STUCK_SECONDS
                     raise ConfigError(
                         f"target {config.name!r} could not be made within {CREATE_SECONDS:g} s"
                     ) from error
