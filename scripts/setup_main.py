@@ -106,19 +106,28 @@ def set_up(stamp: dict[str, str | list[str]]) -> None:
     same_base = all(stamp.get(key) == wanted[key] for key in ("lock", "location", "python"))
     gone = set(stamp.get("directories", ())) - set(wanted["directories"])
     pip = (PYTHON, "-m", "pip", "--quiet", "--no-input", "install", "--progress-bar", "off")
-    STAMP.unlink(missing_ok=True)
-    if not same_base or gone:
+    if same_base and not gone:
+        write_stamp({**stamp, "packages": "unfinished"})
+    else:
+        STAMP.unlink(missing_ok=True)
         print("setup: making .venv and installing the locked packages", flush=True)
         wanted["python"] = sysconfig.get_python_version()
         make_venv()
         run(*pip, "--require-hashes", "--requirement", LOCK)
+        # A package that cannot be installed must not cost the environment as well.
+        write_stamp({**wanted, "packages": "unfinished"})
     print("setup: installing the packages of this repository", flush=True)
     editable = [part for directory in package_directories() for part in ("--editable", directory)]
     run(*pip, "--no-deps", "--no-build-isolation", "--no-index", *editable)
     run(PYTHON, "-m", "pip", "check", "--quiet")
     compile_sources()
+    write_stamp(wanted)
+
+
+def write_stamp(stamp: dict[str, str | list[str]]) -> None:
+    """Write down what the environment holds."""
     written = STAMP.with_suffix(".new")
-    written.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    written.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
     written.replace(STAMP)
 
 
