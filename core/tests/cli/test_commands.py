@@ -160,19 +160,32 @@ def test_interrupting_a_wait_leaves_the_dispatch_alone(cli: Cli, eventually: Eve
     assert is_there(record["native"]["pid"])
 
 
-def test_ps_lists_the_live_ones_and_all_of_them(cli: Cli, eventually: Eventually) -> None:
-    record = running(cli, eventually, GRACEFUL, "--label", "team=data", "--run", "r", "--name", "n")
-    cli("run", "--", "true")
-    assert [row["id"] for row in cli("ps", "--json").objects] == [record["id"]]
-    assert len(cli("ps", "--json", "--all").objects) == 2
-    assert [row["state"] for row in cli("ps", "--json", "--state", "succeeded").objects] == ["succeeded"]
-    assert len(cli("ps", "--json", "--all", "--limit", "1").objects) == 1
-    assert [row["id"] for row in cli("ps", "--json", "--label", "team=data").objects] == [record["id"]]
-    assert cli("ps", "--json", "--run", "other").objects == []
-    table = cli("ps").out.splitlines()
-    assert table[0].split() == ["ID", "NAME", "STATE", "TARGET", "AGE", "CAUSE"]
-    assert table[1].split()[:4] == [record["id"], "r/n", "running", "local"]
-    assert "\x1b" not in cli("ps").out
+def test_ps_lists_the_live_ones_or_all_of_them_as_a_plain_table(cli: Cli, eventually: Eventually) -> None:
+    record = running(cli, eventually, GRACEFUL, "--run", "r", "--name", "n")
+    cli("run", "--id", "over", "--", "true")
+    out = cli("ps").out
+    header, only = out.splitlines()
+    assert header.split() == ["ID", "NAME", "STATE", "TARGET", "AGE", "CAUSE"]
+    assert only.split()[:4] == [record["id"], "r/n", "running", "local"]
+    assert "\x1b" not in out
+    assert [row["id"] for row in cli("ps", "--json", "--all").objects] == ["over", record["id"]]
+
+
+def test_ps_takes_what_matches_all_filters(cli: Cli) -> None:
+    cli("run", "--id", "a", "--run", "r", "--name", "a-name", "--label", "team=data", "--", "true")
+    cli("run", "--id", "b", "--run", "r", "--name", "b-name", "--label", "team=web", "--", "true")
+    cli("run", "--id", "c", "--", "false")
+    for flags, ids in (
+        (["--label", "team=data"], ["a"]),
+        (["--run", "r"], ["b", "a"]),
+        (["--run", "r", "--name", "b-name"], ["b"]),
+        (["--limit", "1"], ["c"]),
+        (["--older-than", "1h"], []),
+        (["--on", "elsewhere"], []),
+        (["--state", "failed"], ["c"]),
+        (["--state", "failed", "--state", "succeeded"], ["c", "b", "a"]),
+    ):
+        assert [row["id"] for row in cli("ps", "--json", "--all", *flags).objects] == ids, flags
 
 
 def test_logs_follow_to_the_end_with_the_streams_apart(cli: Cli) -> None:
