@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,6 +53,8 @@ TargetList = list[TargetStatus]
 REFRESH_SECONDS = 2.0
 #: Leaving the client waits so long for submits under way, in seconds.
 LEAVE_SECONDS = 10.0
+#: Pieces of output that one hop to a worker thread fetches where nobody follows them live.
+CHUNKS_AT_ONCE = 256
 
 _RAISES: dict[State, type[DispatchEnded]] = {
     State.CANCELLED: DispatchCancelled,
@@ -343,16 +346,20 @@ class AgoraClient:
             "logs", seconds=REFRESH_SECONDS * 5, handle=entry.handle, follow=follow, since=since, tail=tail
         )
         limiter = anyio.CapacityLimiter(1)
+        at_once = 1 if follow else CHUNKS_AT_ONCE
         while True:
-            chunk = None
+            read: Sequence[LogChunk] = ()
             with anyio.move_on_after(REFRESH_SECONDS * 5) as scope:
-                chunk = await anyio.to_thread.run_sync(next, chunks, None, limiter=limiter, abandon_on_cancel=True)
+                read = await anyio.to_thread.run_sync(
+                    lambda: tuple(islice(chunks, at_once)), limiter=limiter, abandon_on_cancel=True
+                )
             if scope.cancelled_caught:
                 raise Unreachable(f"target {target.name!r} gave no sign of life within {REFRESH_SECONDS * 5:g} s")
-            if chunk is None:
+            if not read:
                 return
-            if chunk.data or chunk.dropped:
-                yield chunk
+            for chunk in read:
+                if chunk.data or chunk.dropped:
+                    yield chunk
 
     async def _with_handle(self, id: str) -> Entry:
         """Wait until the workload is there, or never will be."""

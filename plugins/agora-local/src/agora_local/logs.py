@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -63,12 +64,20 @@ class Reader:
         return sorted(int(name[4:]) for name in names if name.startswith("log.") and name[4:].isdecimal())
 
     def frames(self) -> Iterator[Frame]:
-        """Yield what there is now beyond what was read before."""
+        """Yield what there is now beyond what was read before; what is written meanwhile waits for the next call."""
+        last, size = self._end()
         while True:
             following = next((number for number in self.numbers() if number > self._number), None)
-            yield from self._rest_of_file()
-            if following is None or not self._open(following):
+            yield from self._rest_of_file(size if self._number == last else None)
+            if following is None or following > last or not self._open(following):
                 return
+
+    def _end(self) -> tuple[int, int]:
+        """Return the number and the size of the file that is written now."""
+        for number in reversed(self.numbers()):
+            with suppress(FileNotFoundError):
+                return number, (self._directory / file_name(number)).stat().st_size
+        return -1, 0
 
     def _open(self, number: int) -> bool:
         try:
@@ -88,11 +97,14 @@ class Reader:
         self._descriptor, self._number, self._offset, self._before = descriptor, number, HEAD.size, before
         return True
 
-    def _rest_of_file(self) -> Iterator[Frame]:
+    def _rest_of_file(self, size: int | None) -> Iterator[Frame]:
         if self._descriptor < 0:
             return
         rest = b""
-        while block := os.pread(self._descriptor, _BLOCK_BYTES, self._offset + len(rest)):
+        while size is None or self._offset + len(rest) < size:
+            block = os.pread(self._descriptor, _BLOCK_BYTES, self._offset + len(rest))
+            if not block:
+                return
             rest += block
             used = 0
             while len(rest) - used >= FRAME.size:
