@@ -131,7 +131,7 @@ def test_a_strangers_container_under_our_name_is_a_conflict_and_stays(docker: Do
         docker.remove(stranger)
 
 
-def _left_behind(docker: Docker, id: str) -> str:
+def left_behind(docker: Docker, id: str) -> str:
     """Create the container of a dispatch and go no further, as a killed process does."""
     spec = docker.spec(*SLEEP)
     asked = body.container(id, docker.installation, spec, DockerConfig(), "json-file", [])
@@ -141,7 +141,7 @@ def _left_behind(docker: Docker, id: str) -> str:
 
 def test_a_container_that_nobody_started_is_removed_by_find(docker: Docker) -> None:
     id = new_dispatch_id()
-    _left_behind(docker, id)
+    left_behind(docker, id)
     assert docker.provider.find(id) is None
     assert docker.containers() == []
 
@@ -151,7 +151,7 @@ def test_a_container_that_nobody_started_is_replaced_and_never_started(
 ) -> None:
     monkeypatch.setattr(starting, "_LEFT_BEHIND", 0.3)
     id = new_dispatch_id()
-    left = _left_behind(docker, id)
+    left = left_behind(docker, id)
     handle = docker.start(*SLEEP, id=id)
     assert handle.data["container"] != left
     assert [found["Id"] for found in docker.containers()] == [handle.data["container"]]

@@ -62,17 +62,22 @@ class Facts:
         id: its system id.
         version: of the engine (`24.0.2`).
         log_driver: where the output of containers goes by default.
-        ahead: seconds that its clock is ahead of ours.
+        least, most: seconds that its clock is ahead of ours, between these two.
     """
 
     id: str
     version: str
     log_driver: str
-    ahead: float
+    least: float
+    most: float
 
-    def now(self) -> float:
-        """Return the engine's time in seconds."""
-        return time.time() + self.ahead
+    def earliest(self) -> float:
+        """Return the earliest time in seconds that the engine's clock can show now."""
+        return time.time() + self.least
+
+    def latest(self) -> float:
+        """Return the latest."""
+        return time.time() + self.most
 
 
 class Engine:
@@ -104,12 +109,17 @@ class Engine:
         known = self._facts
         if known is not None and not fresh:
             return known
-        before = time.time()
-        info = self.request("GET", "/info").json()
-        ahead = _seconds(info["SystemTime"]) - (before + time.time()) / 2
-        facts = Facts(info["ID"], info["ServerVersion"], info.get("LoggingDriver", ""), ahead)
+        facts = min((self._asked() for _ in range(1 if known else 2)), key=lambda facts: facts.most - facts.least)
         self._facts = facts
         return facts
+
+    def _asked(self) -> Facts:
+        before = time.time()
+        info = self.request("GET", "/info").json()
+        after = time.time()
+        shown = parse(info["SystemTime"])
+        clock = shown.timestamp() if shown else after
+        return Facts(info["ID"], info["ServerVersion"], info.get("LoggingDriver", ""), clock - after, clock - before)
 
     def request(
         self,
@@ -301,8 +311,3 @@ def _words(chain: list[BaseException]) -> str:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _seconds(stamp: str) -> float:
-    moment = parse(stamp)
-    return 0.0 if moment is None else moment.timestamp()

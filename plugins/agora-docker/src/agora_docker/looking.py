@@ -51,7 +51,7 @@ class Looker:
         """
         facts = self._engine.facts()
         filters = json.dumps({"type": ["container"], "container": [container]})
-        params = {"since": times.query(since), "until": times.query(facts.now()), "filters": filters}
+        params = {"since": times.query(since), "until": times.query(facts.latest()), "filters": filters}
         response = self._engine.request("GET", "/events", params=params)
         self.stories.add(container, *(Happened.parse(event) for event in json_lines([response.content])))
         return self.stories.of(container)

@@ -164,7 +164,7 @@ class Starter:
         Returns:
             whether it is gone and never ran; without force the engine refuses to remove one that runs.
         """
-        since = self._engine.facts().now() - 60
+        since = self._engine.facts().earliest() - 60
         response = self._engine.request("DELETE", f"/containers/{container}", params={"v": "1"}, accept=(404, 409))
         if response.status_code == 409:
             return False

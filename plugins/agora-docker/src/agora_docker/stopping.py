@@ -63,16 +63,16 @@ class Stopper:
         Raises:
             Unreachable: no sign that it arrived.
         """
+        found, answer = self._before(handle)
+        if answer is not None:
+            return answer
+        container = str(found["Id"])
         with self._notes.stop(handle.id) as note:
-            found, receipt = self._before(handle)
-            if receipt is not None:
-                return receipt
-            container = str(found["Id"])
             if (standing := self._standing(container, found, note)) is not None:
                 kind = ReceiptKind.ALREADY_STOPPING
                 return StopReceipt(kind=kind, effective_grace=standing.grace)
             facts = self._engine.facts()
-            sent = SentStop(container=container, grace=grace, at=int(facts.now() * 1e9))
+            sent = SentStop(container=container, grace=grace, at=int(facts.earliest() * 1e9))
             note.write(sent)
             receipt = self._send(handle, container, grace, facts.version, sent.at)
             if receipt.kind is ReceiptKind.SIGNALLED:
@@ -85,7 +85,7 @@ class Stopper:
         if receipt is not None:
             return receipt
         container = str(found["Id"])
-        at = int(self._engine.facts().now() * 1e9)
+        at = int(self._engine.facts().earliest() * 1e9)
         path = f"/containers/{container}/kill"
         try:
             response = self._engine.request("POST", path, params={"signal": "SIGKILL"}, accept=(404, 409))
@@ -134,7 +134,7 @@ class Stopper:
         before = note.read()
         if before is None or before.container != container:
             return None
-        age = self._engine.facts().now() - before.at / 1e9
+        age = self._engine.facts().earliest() - before.at / 1e9
         if age > before.grace + _OVERDUE:
             return None
         if before.accepted:

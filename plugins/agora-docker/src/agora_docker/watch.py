@@ -34,7 +34,7 @@ def watch(engine: Engine, looker: Looker, installation: str, sink: WatchSink, cl
     facts = engine.facts(fresh=True)
     filters = {"type": ["container"], "label": [f"{marks.INSTALLATION}={installation}"], "event": _HEARD}
     # From a little before, so that nothing falls between the list and the stream; what is heard twice is known.
-    params = {"since": times.query(facts.now() - 1), "filters": json.dumps(filters)}
+    params = {"since": times.query(facts.earliest() - 1), "filters": json.dumps(filters)}
     with (
         engine.stream("GET", "/events", params=params, seconds=None) as response,
         Reader(response, json_lines) as reader,

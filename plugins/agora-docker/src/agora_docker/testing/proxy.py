@@ -42,6 +42,12 @@ class Proxy:
         """The address to give to a client."""
         return f"unix://{self.path}"
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        with self._lock:
+            return len(self._open)
+
     def cut(self, who: str = EVERYBODY) -> None:
         """Close the connections of those whose user agent contains `who`, and let no new ones through."""
         with self._lock:

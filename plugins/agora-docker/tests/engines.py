@@ -1,0 +1,203 @@
+"""What some tests start for themselves: an engine, certificates, an ssh server, a registry."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from docker_harness import eventually
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Program:
+    """A program that runs for the time of a block; its output is in `log`.
+
+    Parameters:
+        folder: where it may keep files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self, *words: str | Path) -> None:
+        """Start it."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(30)
+
+    def begin(self) -> None:
+        """Start it and wait until it listens."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+class Certificates:
+    """A certificate authority, and one certificate for both sides.
+
+    Parameters:
+        folder: where they are put.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.ca, self.cert, self.key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
+        ca_key, request, extra = folder / "ca-key.pem", folder / "request.pem", folder / "extra"
+        extra.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+        new = ("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj")
+        _quietly(*new, "/CN=test-ca", "-x509", "-days", "2", "-keyout", ca_key, "-out", self.ca)
+        _quietly(*new, "/CN=test", "-keyout", self.key, "-out", request)
+        sign = ("openssl", "x509", "-req", "-days", "2", "-CAcreateserial", "-extfile", extra)
+        _quietly(*sign, "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-out", self.cert)
+
+
+def _quietly(*words: str | Path) -> None:
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+
+
+class PrivateEngine(Program):
+    """An engine beside the one of this machine.
+
+    Parameters:
+        folder: where it keeps everything.
+        tls: listen on a port with these certificates, not on a socket.
+        options: further options of dockerd.
+    """
+
+    def __init__(self, folder: Path, tls: Certificates | None = None, options: tuple[str, ...] = ()) -> None:
+        super().__init__(folder)
+        self._tls = tls
+        self._options = options
+        self._port = free_port()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"unix://{self.folder}/docker.sock" if self._tls is None else f"tcp://127.0.0.1:{self._port}"
+
+    def begin(self) -> None:
+        """Start it and wait until it answers."""
+        words: list[str | Path] = ["dockerd", "--host", self.url, "--bridge", "none", "--iptables=false"]
+        words += ["--data-root", self.folder / "data", "--exec-root", self.folder / "run"]
+        words += ["--pidfile", self.folder / "pid", *self._options]
+        if self._tls is not None:
+            words += [
+                "--tlsverify",
+                "--tlscacert",
+                self._tls.ca,
+                "--tlscert",
+                self._tls.cert,
+                "--tlskey",
+                self._tls.key,
+            ]
+        self.launch(*words)
+        eventually(self._answers, 40)
+
+    def _answers(self) -> bool:
+        if self._tls is not None:
+            return listens(self._port)
+        with socket.socket(socket.AF_UNIX) as one:
+            return one.connect_ex(str(self.folder / "docker.sock")) == 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+
+class SshServer(Program):
+    """An ssh server for this user alone, on whose side `docker system dial-stdio` leads to an engine.
+
+    Parameters:
+        folder: keys and settings.
+        engine: path of the engine's socket.
+    """
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        super().__init__(folder)
+        self._port = free_port()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        key, host = folder / "key", folder / "host"
+        for path in (key, host):
+            _quietly("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
+        forced = f'command="DOCKER_HOST=unix://{engine} $SSH_ORIGINAL_COMMAND" '
+        (folder / "authorized").write_text(forced + key.with_suffix(".pub").read_text())
+        (folder / "known").write_text(f"[127.0.0.1]:{self._port} {host.with_suffix('.pub').read_text()}")
+        (folder / "sshd_config").write_text(
+            f"ListenAddress 127.0.0.1:{self._port}\nHostKey {host}\nAuthorizedKeysFile {folder / 'authorized'}\n"
+            "StrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxStartups 200\nMaxSessions 200\n"
+        )
+        # The user's own ssh settings are no part of the test.
+        ssh = self.bin / "ssh"
+        real = shutil.which("ssh")
+        ssh.write_text(f'#!/bin/sh\nexec {real} -F none -i {key} -o UserKnownHostsFile={folder / "known"} "$@"\n')
+        ssh.chmod(0o755)
+
+    @property
+    def url(self) -> str:
+        """The engine's address by way of it."""
+        return f"ssh://root@127.0.0.1:{self._port}"
+
+    def begin(self) -> None:
+        """Start it and wait until it listens."""
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self.launch(shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config")
+        eventually(lambda: listens(self._port))
+
+
+class Registry(Program):
+    """Debian's docker-registry on loopback.
+
+    Parameters:
+        folder: where it keeps its images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+
+    def begin(self) -> None:
+        """Start it and wait until it listens."""
+        config = self.folder / "config.yml"
+        config.write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.folder / 'images'}}}}}\n"
+            f"http: {{addr: '127.0.0.1:{self.port}'}}\nlog: {{level: warn}}\n"
+        )
+        self.launch("docker-registry", "serve", config)
+        eventually(lambda: listens(self.port))

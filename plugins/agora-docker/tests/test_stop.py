@@ -1,0 +1,227 @@
+"""How a container is stopped, seen through its processes and the engine's events."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from agora.errors import Unreachable
+from agora.model.ids import new_dispatch_id
+from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora_docker import stopping
+from agora_docker.looking import handle_of
+from agora_docker.notes import SentStop
+from agora_docker.stopping import NO_TIMER, kills_when_left
+from agora_docker.story import KILL, TERM
+from agora_docker.testing.proxy import Proxy
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
+from test_dispatch import left_behind
+
+pytestmark = pytest.mark.backend("docker")
+
+
+def test_one_sigterm_and_its_own_exit_code(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    receipt = docker.stop(handle, 10)
+    assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.SIGNALLED, 10)
+    seen = docker.end(handle, 5)
+    assert (seen.exit_code, seen.forced, seen.evidence, seen.stop_reached) == (9, False, "proven", True)
+    assert processes(handle.id) == []
+    assert len(docker.story(handle).signals(TERM)) == 1
+
+
+def test_a_program_without_a_handler_dies_at_once(docker: Docker) -> None:
+    handle = docker.start(*SLEEP)
+    begun = time.monotonic()
+    docker.stop(handle, 20)
+    eventually(lambda: not processes(handle.id), 5)
+    assert time.monotonic() - begun < 5
+    assert docker.end(handle).exit_code == 143
+
+
+def test_the_engine_kills_what_ignores_sigterm_and_the_call_is_left(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    begun = time.monotonic()
+    assert docker.stop(handle, 4).kind is ReceiptKind.SIGNALLED
+    assert time.monotonic() - begun < 2.5, "the answer does not wait for the end"
+    time.sleep(max(0.0, begun + 3 - time.monotonic()))  # the grace itself is what is looked at
+    assert processes(handle.id), "it lives a second before its grace is over"
+    eventually(lambda: not processes(handle.id), 5)
+    assert time.monotonic() - begun < 4 + 3
+    seen = docker.end(handle)
+    assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "proven")
+    assert docker.output(handle).count(b"TERM") == 1
+
+
+def test_the_escalation_survives_the_process_that_asked(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    program = (
+        "import os, sys, pathlib\n"
+        "from agora.model.cause import Cause, Via\n"
+        "from agora.model.observation import Handle\n"
+        "from agora.provider import Installation\n"
+        "from agora_docker import PROVIDER\n"
+        "place = Installation(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
+        "provider = PROVIDER.create('there', PROVIDER.config_model(), place)\n"
+        "handle = Handle.model_validate_json(sys.argv[3])\n"
+        "print(provider.stop(handle, 3, Cause(actor='tester', via=Via.API)).kind.value, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    arguments = [docker.installation, str(docker.directory), handle.model_dump_json()]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.returncode) == ("signalled\n", -9), done.stderr
+    assert processes(handle.id)
+    eventually(lambda: not processes(handle.id), 6)
+    assert docker.end(handle).forced
+
+
+def test_twenty_stops_from_two_processes_send_one_sigterm(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    other = docker.another()
+    cause_stop = docker.stop
+    with ThreadPoolExecutor(20) as threads:
+        ours = [threads.submit(cause_stop, handle, 3) for _ in range(10)]
+        docker.provider, mine = other, docker.provider
+        theirs = [threads.submit(cause_stop, handle, 3) for _ in range(10)]
+        kinds = sorted(stop.result().kind for stop in (*ours, *theirs))
+    docker.provider = mine
+    other.close()
+    assert kinds == [ReceiptKind.ALREADY_STOPPING] * 19 + [ReceiptKind.SIGNALLED]
+    docker.end(handle, 8)
+    assert docker.output(handle).count(b"TERM") == 1
+    assert len(docker.story(handle).signals(TERM)) == 1
+
+
+def test_a_longer_second_grace_extends_nothing(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    begun = time.monotonic()
+    docker.stop(handle, 2)
+    assert docker.stop(handle, 60).effective_grace == 2
+    eventually(lambda: not processes(handle.id), 6)
+    assert time.monotonic() - begun < 5
+
+
+def test_an_earlier_deadline_is_a_kill(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    docker.stop(handle, 60)
+    assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
+    eventually(lambda: not processes(handle.id), 3)
+    seen = docker.end(handle)
+    assert (seen.exit_code, seen.forced) == (137, True)
+
+
+def test_a_plain_docker_stop_by_an_operator_honours_the_grace(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN, grace=3)
+    begun = time.monotonic()
+    docker.post(f"/containers/{handle.data['container']}/stop")
+    assert 2.5 < time.monotonic() - begun < 6, "neither at once nor after the engine's own 10 s"
+    assert docker.look(handle).ended_by is EndedBy.EXTERNAL
+
+
+def test_a_paused_container_stops(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    docker.post(f"/containers/{handle.data['container']}/pause")
+    assert docker.look(handle).phase is Phase.RUNNING
+    assert docker.stop(handle, 10).kind is ReceiptKind.SIGNALLED
+    assert docker.end(handle, 8).exit_code == 9
+
+
+def test_a_paused_container_is_killed(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    docker.post(f"/containers/{handle.data['container']}/pause")
+    assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
+    eventually(lambda: not processes(handle.id), 5)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_container_that_was_only_created_never_starts(docker: Docker, how: str) -> None:
+    id = new_dispatch_id()
+    handle = handle_of(id, docker.outside.facts().id, left_behind(docker, id))
+    assert docker.look(handle).phase is Phase.PENDING
+    receipt = docker.stop(handle) if how == "stop" else docker.provider.kill(handle)
+    assert receipt.kind is ReceiptKind.ALREADY_EXITED
+    assert receipt.observation is not None
+    assert receipt.observation.never_started
+    assert docker.containers() == []
+
+
+def test_what_has_ended_is_told_and_not_signalled(docker: Docker) -> None:
+    handle = docker.start("sh", "-c", "exit 4")
+    docker.end(handle)
+    for receipt in (docker.stop(handle), docker.provider.kill(handle)):
+        assert receipt.kind is ReceiptKind.ALREADY_EXITED
+        assert receipt.observation is not None
+        assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (4, False)
+    assert docker.story(handle).signals(TERM, KILL) == []
+
+
+def test_a_container_that_nobody_knows(docker: Docker) -> None:
+    handle = handle_of(new_dispatch_id(), docker.outside.facts().id, "0" * 64)
+    assert docker.stop(handle).kind is ReceiptKind.NOT_FOUND
+    assert docker.provider.kill(handle).kind is ReceiptKind.NOT_FOUND
+    assert docker.look(handle).phase is Phase.ABSENT
+
+
+def test_an_engine_that_does_not_answer_is_no_end(cuttable: Docker, proxy: Proxy) -> None:
+    handle = cuttable.started(*STUBBORN)
+    proxy.cut()
+    for call in (lambda: cuttable.stop(handle), lambda: cuttable.look(handle), cuttable.provider.identity):
+        with pytest.raises(Unreachable):
+            call()
+    assert processes(handle.id)
+    proxy.heal()
+    assert cuttable.look(handle).phase is Phase.RUNNING
+    assert cuttable.stop(handle).kind is ReceiptKind.SIGNALLED
+
+
+def test_a_handle_of_another_engine_is_unreachable(docker: Docker) -> None:
+    handle = docker.start(*SLEEP)
+    elsewhere = handle.model_copy(update={"backend": "ANOTHER:ENGINE"})
+    for call in (docker.stop, docker.look, docker.provider.kill, docker.provider.release):
+        with pytest.raises(Unreachable, match="ANOTHER:ENGINE"):
+            call(elsewhere)
+    both = docker.provider.observe([handle, elsewhere.model_copy(update={"id": new_dispatch_id()})])
+    assert [(seen.phase, seen.reachable) for seen in both] == [(Phase.RUNNING, True), (Phase.RUNNING, False)]
+    assert processes(handle.id)
+
+
+def test_engines_that_kill_on_a_closed_connection_are_known() -> None:
+    bad = ["23.0.0", "23.0.6", "24.0.0", "24.0.2", "24.0.2-1", "23.0.1+azure"]
+    good = ["20.10.24+dfsg1", "22.6.0", "23.0.7", "24.0.3", "25.0.0", "28.2.2", "unknown"]
+    assert [kills_when_left(version) for version in bad] == [True] * len(bad)
+    assert [kills_when_left(version) for version in good] == [False] * len(good)
+
+
+def test_on_such_an_engine_the_grace_is_left_to_the_supervisor(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "kills_when_left", lambda version: True)
+    handle = docker.started(*STUBBORN)
+    assert docker.stop(handle, 2).effective_grace == NO_TIMER
+    eventually(lambda: docker.output(handle).count(b"TERM") == 1)
+    time.sleep(3)  # a grace goes by in which the engine must do nothing
+    assert processes(handle.id)
+    assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
+    eventually(lambda: not processes(handle.id), 3)
+
+
+def test_a_stop_whose_engine_lost_its_timer_is_sent_again(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_OVERDUE", 0.0)
+    handle = docker.started(*STUBBORN)
+    # An engine that was restarted knows nothing of a stop: the note alone does.
+    with docker.provider._notes.stop(handle.id) as note:
+        long_ago = int((docker.outside.facts().earliest() - 60) * 1e9)
+        container = str(handle.data["container"])
+        note.write(SentStop(container=container, grace=2, at=long_ago, accepted=True))
+    assert docker.stop(handle, 2).kind is ReceiptKind.SIGNALLED
+    eventually(lambda: not processes(handle.id), 6)
+
+
+def test_the_notes_are_private(docker: Docker) -> None:
+    docker.stop(docker.start(*SLEEP))
+    notes = list(docker.directory.rglob("*.stop"))
+    assert notes
+    assert all(path.stat().st_mode & 0o077 == 0 for path in notes)

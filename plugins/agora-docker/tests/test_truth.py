@@ -1,0 +1,240 @@
+"""What is said of an end, and what is never said."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+
+import pytest
+from agora.errors import InvalidRequest, ProviderError
+from agora.model.ids import new_dispatch_id
+from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora_docker import body
+from agora_docker.config import DockerConfig
+from agora_docker.story import Happened, Stories, Story
+from agora_docker.testing import images
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
+
+pytestmark = pytest.mark.backend("docker")
+SECOND = 10**9
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 137, 143, 255])
+def test_an_exit_code_is_the_workloads_own(docker: Docker, code: int) -> None:
+    seen = docker.end(docker.start("sh", "-c", f"exit {code}"))
+    assert (seen.exit_code, seen.stop_reached, seen.ended_by, seen.forced) == (code, False, None, None)
+    assert seen.started_at is not None
+    assert seen.ended_at is not None
+
+
+def test_out_of_memory(docker: Docker) -> None:
+    command = ("sh", "-c", "data=0123456789abcdef; while :; do data=$data$data; done")
+    seen = docker.end(docker.start(*command, resources={"memory": 16 << 20}), 30)
+    assert (seen.oom, seen.exit_code, seen.reason, seen.ended_by) == (True, 137, "oom_killed", None)
+
+
+def test_a_kill_by_the_system_is_nobodys_stop(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    for pid in processes(handle.id):
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    seen = docker.end(handle)
+    assert (seen.exit_code, seen.ended_by, seen.stop_reached) == (137, None, False)
+
+
+@pytest.mark.parametrize(("command", "code"), [(GRACEFUL, 9), (SLEEP, 143), (STUBBORN, 137)])
+def test_docker_stop_by_somebody_else(docker: Docker, command: tuple[str, ...], code: int) -> None:
+    handle = docker.start(*command) if command is SLEEP else docker.started(*command)
+    docker.post(f"/containers/{handle.data['container']}/stop", t=2)
+    seen = docker.look(handle)
+    assert (seen.phase, seen.exit_code, seen.ended_by) == (Phase.ENDED, code, EndedBy.EXTERNAL)
+
+
+def test_docker_stop_by_somebody_else_of_one_that_leaves_with_success(docker: Docker) -> None:
+    handle = docker.started("sh", "-c", "trap 'exit 0' TERM; echo READY; while :; do sleep 0.05; done")
+    docker.post(f"/containers/{handle.data['container']}/stop", t=2)
+    assert docker.look(handle).ended_by is EndedBy.EXTERNAL
+
+
+def test_docker_rm_by_somebody_else_is_its_seen_exit(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    docker.remove(str(handle.data["container"]))
+    assert processes(handle.id) == []
+    seen = docker.look(handle)
+    assert (seen.phase, seen.exit_code, seen.ended_by) == (Phase.ENDED, 137, EndedBy.EXTERNAL)
+    assert docker.stop(handle).kind is ReceiptKind.ALREADY_EXITED
+
+
+def test_docker_rm_that_no_event_tells_of_any_more_is_absent(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    docker.remove(str(handle.data["container"]))
+    fill_the_ring(docker)
+    assert docker.look(handle).phase is Phase.ABSENT
+    assert docker.provider.find(handle.id) is None
+    assert docker.stop(handle).kind is ReceiptKind.NOT_FOUND
+
+
+def fill_the_ring(docker: Docker) -> None:
+    """Have more things happen than the engine remembers (256)."""
+    for number in range(300):
+        docker.post(f"/images/{docker.image}/tag", repo=f"agora-test/ring-{docker.installation}", tag=str(number % 2))
+    for number in range(2):
+        docker.outside.request("DELETE", f"/images/agora-test/ring-{docker.installation}:{number}", accept=(404,))
+
+
+def test_an_end_that_no_event_tells_of_any_more_keeps_its_code(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    docker.post(f"/containers/{handle.data['container']}/stop", t=5)
+    fill_the_ring(docker)
+    seen = docker.another().observe([handle])[0]
+    assert (seen.phase, seen.exit_code, seen.stop_reached, seen.ended_by) == (Phase.ENDED, 9, None, None)
+
+
+def test_release_removes_ours_and_only_what_has_ended(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    with pytest.raises(ProviderError, match="not ended"):
+        docker.provider.release(handle)
+    assert processes(handle.id)
+    forged = handle.model_copy(update={"id": new_dispatch_id()})
+    with pytest.raises(ProviderError, match="not ours"):
+        docker.provider.release(forged)
+    with pytest.raises(ProviderError, match="not ours"):
+        docker.stop(forged)
+    assert docker.output(handle) == b"READY\n"
+    docker.stop(handle)
+    docker.end(handle)
+    docker.provider.release(handle)
+    docker.provider.release(handle)
+    assert docker.containers() == []
+    assert list(docker.directory.rglob("*.sent")) == list(docker.directory.rglob("*.stop")) == []
+
+
+def test_two_installations_do_not_touch_each_other(docker: Docker) -> None:
+    other = Docker(docker.directory / "other")
+    try:
+        id = new_dispatch_id()
+        ours, theirs = docker.start(*SLEEP, id=id), other.start(*SLEEP, id=id)
+        assert ours.data != theirs.data
+        assert [one.handle.data for one in docker.provider.list_owned(docker.installation)] == [ours.data]
+        with pytest.raises(ProviderError, match="not ours"):
+            docker.stop(theirs)
+        with pytest.raises(ProviderError, match="not ours"):
+            docker.provider.kill(theirs)
+        docker.stop(ours)
+        docker.end(ours)
+        assert other.look(theirs).phase is Phase.RUNNING
+        (orphan,) = docker.provider.list_owned(other.installation)
+        assert docker.stop(orphan.handle).kind is ReceiptKind.SIGNALLED, "one that was asked for by name is stopped"
+    finally:
+        other.clean()
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+SECRET = 'it\'s s3cret\n\twith "quotes" $HOME `x` \\ and an end \n'
+SHOW = 'printf %s "$TOKEN"; echo >&2; while :; do sleep 0.05; done'
+
+
+@pytest.mark.parametrize("options", [{}, {"user": "1000", "read_only": True}], ids=["plain", "user-read-only"])
+def test_a_secret_reaches_the_workload_and_shows_nowhere(docker: Docker, options: dict[str, object]) -> None:
+    handle = docker.start("sh", "-c", SHOW, secrets={"TOKEN": SECRET}, env={"OPEN": "$x"}, options=options)
+    eventually(lambda: docker.output(handle, "stderr"))
+    assert docker.output(handle) == SECRET.encode()
+    container = str(handle.data["container"])
+    shown = json.dumps(docker.inspect(handle)) + docker.outside.request("GET", f"/containers/{container}/top").text
+    shown += json.dumps(docker.containers()) + handle.model_dump_json() + docker.look(handle).model_dump_json()
+    assert "s3cret" not in shown
+    archive = docker.outside.request("GET", f"/containers/{container}/archive", params={"path": body.SECRETS})
+    assert b"s3cret" not in archive.content, "the file is empty once the command runs"
+    volumes = [mount["Name"] for mount in (docker.inspect(handle) or {})["Mounts"]]
+    docker.provider.kill(handle)
+    docker.end(handle)
+    docker.provider.release(handle)
+    for name in volumes:
+        assert docker.outside.request("GET", f"/volumes/{name}", accept=(404,)).status_code == 404
+
+
+def test_a_secret_for_the_images_own_command(docker: Docker) -> None:
+    command = 'CMD ["sh", "-c", "printf %s $TOKEN"]'
+    image = images.derive(docker.outside, "agora-test/show:1", command)
+    handle = docker.start(image=image, secrets={"TOKEN": "abc"})
+    docker.end(handle)
+    assert docker.output(handle) == b"abc"
+
+
+def test_a_secret_as_a_file_needs_no_shell(docker: Docker) -> None:
+    # /bin/sh of this image is a directory, as good as none.
+    image = images.derive(docker.outside, "agora-test/bare:1", 'RUN ["/bin/busybox", "rm", "/bin/sh"]')
+    options = {"secrets": "files", "user": "1000"}
+    handle = docker.start("/bin/cat", "/run/secrets/TOKEN", image=image, secrets={"TOKEN": SECRET}, options=options)
+    assert docker.end(handle).exit_code == 0
+    assert docker.output(handle) == SECRET.encode()
+    assert "s3cret" not in json.dumps(docker.inspect(handle))
+    lost = docker.end(docker.start("/bin/true", image=image, secrets={"TOKEN": SECRET}))
+    assert (lost.exit_code, lost.reason) == (127, "program_not_found"), "variables need /bin/sh, and that is said"
+
+
+# --- refusals before anything starts -----------------------------------------------------------------------------
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "words"),
+    [
+        ({"image": None}, {}, "image"),
+        ({"image": "busybox:1"}, {"require_digest": True}, "pinned"),
+        ({"cwd": "relative"}, {}, "absolute"),
+        ({"resources": {"memory": 1000}}, {}, "6 MiB"),
+        ({"secrets": {"A.B": "x"}}, {}, "A.B"),
+        ({"secrets": {"A": "x"}, "env": {"odd-name": "y"}}, {}, "odd-name"),
+        ({"secrets": {"../x": "x"}, "options": {"secrets": "files"}}, {}, "no name of a file"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    docker: Docker, fields: dict[str, object], config: dict[str, bool], words: str
+) -> None:
+    spec = docker.spec(*SLEEP, **fields)
+    with pytest.raises(InvalidRequest, match=words):
+        body.check(spec, DockerConfig.model_validate(config))
+    body.check(docker.spec(*SLEEP, image=f"busybox@{DIGEST}"), DockerConfig(require_digest=True))
+
+
+# --- what events prove -------------------------------------------------------------------------------------------
+
+START, DIE = Happened(1 * SECOND, "start"), Happened(9 * SECOND, "die", exit_code=137)
+
+
+def _kill(seconds: float, signal: int) -> Happened:
+    return Happened(int(seconds * SECOND), "kill", signal)
+
+
+def test_what_is_not_in_the_events_is_not_known() -> None:
+    assert Story([DIE]).stop_reached is None
+    assert Story([START, DIE]).stop_reached is False
+    assert Story([START, _kill(5, 15), DIE]).stop_reached is True
+    assert Story([START, DIE, _kill(9.5, 15)]).stop_reached is False, "a signal after the end did not reach it"
+    assert Story([START, _kill(2, 1), DIE]).stop_reached is False, "SIGHUP is no stop"
+
+
+def test_a_code_of_137_alone_proves_no_force() -> None:
+    assert Story([START, DIE]).forced(137) == (None, None)
+    assert Story([START, _kill(5, 15), DIE]).forced(137) == (False, "proven")
+    assert Story([START, _kill(5, 15), _kill(8, 9), DIE]).forced(137) == (True, "proven")
+    assert Story([START, _kill(5, 15), _kill(8, 9), DIE]).forced(7) == (False, "proven")
+
+
+def test_a_signal_long_before_the_end_did_not_cause_it() -> None:
+    died = Happened(500 * SECOND, "die", exit_code=0)
+    assert Story([START, _kill(2, 15), died]).ended_by(0, 30) is None
+    assert Story([START, _kill(495, 15), died]).ended_by(0, 30) is EndedBy.EXTERNAL
+    assert Story([START, _kill(2, 15), died, Happened(501 * SECOND, "stop")]).ended_by(0, 30) is EndedBy.EXTERNAL
+
+
+def test_stories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agora_docker.story._KEPT", 3)
+    stories = Stories()
+    for number in range(10):
+        stories.add(str(number), START)
+    assert [bool(stories.of(str(number)).events) for number in range(10)] == [False] * 7 + [True] * 3

@@ -1,0 +1,110 @@
+"""One stream of events for all dispatches, and what heals its gaps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+from agora.client import AgoraClient
+from agora.config import Settings, TargetConfig
+from agora.model.observation import EndedBy, Phase
+from agora.model.record import State
+from agora_docker.provider import DockerProvider
+from agora_docker.testing.proxy import Proxy
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually
+from test_truth import fill_the_ring
+
+pytestmark = pytest.mark.backend("docker")
+
+
+@contextmanager
+def watching(provider: DockerProvider, sink: Sink) -> Iterator[threading.Thread]:
+    """Watch in a thread for the time of a block."""
+    thread = threading.Thread(target=provider.watch, args=(sink,), daemon=True)
+    thread.start()
+    assert sink.stands.wait(10)
+    try:
+        yield thread
+    finally:
+        sink.closed = True
+        thread.join(5)
+        assert not thread.is_alive(), "a closed watch returns"
+
+
+def test_ends_are_pushed_with_all_that_is_known(docker: Docker) -> None:
+    stopped, own = docker.started(*GRACEFUL), docker.start("sh", "-c", "sleep 1; exit 3")
+    sink = Sink(stopped, own)
+    with watching(docker.provider, sink):
+        docker.post(f"/containers/{stopped.data['container']}/stop", t=5)
+        eventually(lambda: sink.pushed.keys() == {stopped.id, own.id})
+    seen = {id: observations[0] for id, observations in sink.pushed.items()}
+    assert (seen[stopped.id].exit_code, seen[stopped.id].ended_by) == (9, EndedBy.EXTERNAL)
+    assert (seen[own.id].exit_code, seen[own.id].ended_by, seen[own.id].stop_reached) == (3, None, False)
+
+
+def test_a_removal_by_somebody_else_is_pushed(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    sink = Sink(handle)
+    with watching(docker.provider, sink):
+        docker.remove(str(handle.data["container"]))
+        eventually(lambda: sink.pushed)
+    assert {seen.phase for seen in sink.pushed[handle.id]} == {Phase.ENDED}
+    assert {seen.exit_code for seen in sink.pushed[handle.id]} == {137}
+
+
+def test_nothing_is_asked_while_nothing_happens(cuttable: Docker, proxy: Proxy) -> None:
+    handles = [cuttable.start(*SLEEP) for _ in range(4)]
+    sink = Sink(*handles)
+    with watching(cuttable.provider, sink):
+        before = proxy.requests
+        threading.Event().wait(3)  # the silence itself is what is looked at
+        assert proxy.requests == before
+        assert not sink.pushed
+
+
+def test_the_watch_returns_when_its_connection_is_cut(cuttable: Docker, proxy: Proxy) -> None:
+    sink = Sink(cuttable.start(*SLEEP))
+    with watching(cuttable.provider, sink) as thread:
+        proxy.cut()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def settings(docker: Docker) -> Settings:
+    """Return a configuration with this one target."""
+    target = TargetConfig("docker", "docker", docker.config, "the test")
+    return Settings(default_target="docker", targets={"docker": target})
+
+
+def test_what_happened_in_a_gap_is_made_good(cuttable: Docker, proxy: Proxy) -> None:
+    """Cut the stream, let more happen than the engine remembers, and look at every end afterwards."""
+
+    async def scenario() -> None:
+        home = cuttable.directory / "home"
+        async with AgoraClient(home, settings=settings(cuttable), supervisor=False) as client:
+            cuttable.installation = (home / "installation").read_text().strip()
+            handles = [await client.dispatch(cuttable.spec("sh", "-c", f"sleep 1; exit {code}")) for code in (0, 5, 7)]
+            away = await client.dispatch(cuttable.spec(*SLEEP))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.supervise)
+                assert (await client.get(away.id)).state is State.RUNNING
+                proxy.cut()
+                await anyio.to_thread.run_sync(fill_the_ring, cuttable)
+                await anyio.to_thread.run_sync(eventually, lambda: _live(cuttable) == 1)
+                assert {(await client.get(handle.id, refresh=False)).state.terminal for handle in handles} <= {False}
+                proxy.heal()
+                with anyio.fail_after(40):
+                    records = [await client.wait(handle.id) for handle in handles]
+                    assert (await client.get(away.id)).state is State.RUNNING
+                tasks.cancel_scope.cancel()
+        assert [record.exit_code for record in records] == [0, 5, 7]
+        assert [record.state for record in records] == [State.SUCCEEDED, State.FAILED, State.FAILED]
+
+    anyio.run(scenario)
+
+
+def _live(docker: Docker) -> int:
+    return sum(found["State"] == "running" for found in docker.containers())
