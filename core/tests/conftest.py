@@ -1,21 +1,23 @@
 """What the tests of the core share: entries, stores, patience."""
 
 import asyncio
+import importlib
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from agora.config import Settings, TargetConfig
 from agora.model.record import Entry, Lease, State
 from agora.model.spec import Spec
 from agora.store import Store
 
-T = TypeVar("T")
-
 PATIENCE = 30
+SUPPORT = Path(__file__).parent / "support"
 
 
 @pytest.fixture
@@ -50,12 +52,12 @@ def make_entry() -> Callable[..., Entry]:
 
 
 @pytest.fixture
-def run() -> Callable[[Coroutine[Any, Any, T]], T]:
-    """Give a runner of coroutines that waits for no longer than a test may take."""
+def run() -> Callable[..., Any]:
+    """Give a runner of coroutines that waits for no longer than it is told to."""
 
-    def runner(work: Coroutine[Any, Any, T]) -> T:
-        async def bounded() -> T:
-            return await asyncio.wait_for(work, PATIENCE)
+    def runner(work: Coroutine[Any, Any, Any], seconds: float = PATIENCE) -> Any:
+        async def bounded() -> Any:
+            return await asyncio.wait_for(work, seconds)
 
         return asyncio.run(bounded())
 
@@ -98,3 +100,25 @@ def remount(small_disk: Path) -> Callable[[str], None]:
         subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
 
     return change
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module of the provider on paper, clean; `settings` of it name one target, `paper`."""
+    monkeypatch.syspath_prepend(str(SUPPORT))
+    module = importlib.import_module("paper_provider")
+    yield module
+    module.SILENT.clear()
+    module.RELEASE.set()
+    sys.modules.pop("paper_provider")
+
+
+@pytest.fixture
+def paper_settings(paper: Any) -> Callable[..., Settings]:
+    """Give a maker of settings whose only target is on paper."""
+
+    def make(**table: Any) -> Settings:
+        target = TargetConfig("paper", "paper_provider:PROVIDER", table, "a test")
+        return Settings(default_target="paper", supervisor=False, targets={"paper": target})
+
+    return make
