@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +14,8 @@ import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
+from agora.client.asking import invalid, spec_of, user_name
+from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
 from agora.client.supervision import Sends, Supervision
 from agora.client.targets import TargetStatus, target_statuses
@@ -30,9 +29,6 @@ from agora.errors import (
     DispatchFailed,
     DispatchLost,
     DispatchTimedOut,
-    InvalidRequest,
-    ProviderError,
-    Unreachable,
 )
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause, Via
@@ -53,8 +49,6 @@ TargetList = list[TargetStatus]
 REFRESH_SECONDS = 2.0
 #: Leaving the client waits so long for submits under way, in seconds.
 LEAVE_SECONDS = 10.0
-#: Pieces of output that one hop to a worker thread fetches where nobody follows them live.
-CHUNKS_AT_ONCE = 256
 
 _RAISES: dict[State, type[DispatchEnded]] = {
     State.CANCELLED: DispatchCancelled,
@@ -144,11 +138,11 @@ class AgoraClient:
         return self._opened.settings
 
     def _cause(self, reason: str | None) -> Cause:
-        actor = self._actor or self._opened.settings.actor or _user()
+        actor = self._actor or self._opened.settings.actor or user_name()
         try:
             return Cause(actor=actor, via=self._via, reason=reason)
         except ValidationError as error:
-            raise _invalid("cause", error) from None
+            raise invalid("cause", error) from None
 
     async def dispatch(
         self, spec: Spec | None = None, *, target: str | None = None, id: str | None = None, **fields: Any
@@ -170,7 +164,7 @@ class AgoraClient:
             StoreError: the store cannot be written; nothing was started.
         """
         engine = self._opened
-        wanted = _spec(spec, fields)
+        wanted = spec_of(spec, fields)
         if "timeout" not in wanted.model_fields_set:
             wanted = wanted.model_copy(update={"timeout": min(wanted.timeout, engine.settings.timeout_cap)})
         entry, where, new = await engine.record(wanted, target, id)
@@ -297,7 +291,7 @@ class AgoraClient:
         """
         return await self._opened.store.resolve(text)
 
-    async def events(self, id: str, *, follow: bool = False, after: int = 0) -> AsyncIterator[Event]:
+    def events(self, id: str, *, follow: bool = False, after: int = 0) -> AsyncIterator[Event]:
         """Yield the events of a dispatch, in order.
 
         Parameters:
@@ -307,21 +301,9 @@ class AgoraClient:
         Raises:
             DispatchNotFound: there is no such dispatch.
         """
-        store = self._opened.store
-        await store.read(id)
-        with self._supervised.waiting_for(id, follow):
-            async with store.pulse.listen() as ear:
-                while True:
-                    entry = await store.read(id)
-                    for event in await store.events(id, after):
-                        after = event.sequence
-                        yield event
-                    if not follow or not entry.live:
-                        return
-                    self._supervised.ensure_foreground()
-                    await ear.wait(1.0)
+        return follow_events(self._opened, self._supervised, id, follow, after)
 
-    async def logs(
+    def logs(
         self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
     ) -> AsyncIterator[LogChunk]:
         """Yield the output of a dispatch.
@@ -335,41 +317,7 @@ class AgoraClient:
             DispatchNotFound: there is no such dispatch.
             ProviderError: the target keeps no logs, or cannot be asked.
         """
-        engine = self._opened
-        entry = await self._with_handle(id) if follow else await engine.store.read(id)
-        if entry.handle is None:
-            return
-        target = await engine.core.targets.of(entry)
-        if not target.implements("logs"):
-            raise ProviderError(f"target {target.name!r} ({target.info.name}) keeps no logs")
-        chunks: Iterator[LogChunk] = await target.call(
-            "logs", seconds=REFRESH_SECONDS * 5, handle=entry.handle, follow=follow, since=since, tail=tail
-        )
-        limiter = anyio.CapacityLimiter(1)
-        at_once = 1 if follow else CHUNKS_AT_ONCE
-        while True:
-            read: Sequence[LogChunk] = ()
-            with anyio.move_on_after(REFRESH_SECONDS * 5) as scope:
-                read = await anyio.to_thread.run_sync(
-                    lambda: tuple(islice(chunks, at_once)), limiter=limiter, abandon_on_cancel=True
-                )
-            if scope.cancelled_caught:
-                raise Unreachable(f"target {target.name!r} gave no sign of life within {REFRESH_SECONDS * 5:g} s")
-            if not read:
-                return
-            for chunk in read:
-                if chunk.data or chunk.dropped:
-                    yield chunk
-
-    async def _with_handle(self, id: str) -> Entry:
-        """Wait until the workload is there, or never will be."""
-        store = self._opened.store
-        async with store.pulse.listen() as ear:
-            while True:
-                entry = await store.read(id)
-                if entry.handle is not None or entry.state.terminal:
-                    return entry
-                await ear.wait(1.0)
+        return follow_logs(self._opened, id, follow, since, tail)
 
     async def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for the end, whatever it is; supervise the dispatch meanwhile.
@@ -449,29 +397,3 @@ class AgoraClient:
     def targets(self) -> TargetList:
         """List the configured targets, wrong ones with their error."""
         return target_statuses(self._opened.settings)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"
-
-
-def _spec(spec: Spec | None, fields: dict[str, Any]) -> Spec:
-    if spec is not None and fields:
-        raise InvalidRequest("give a Spec or its fields, not both")
-    if spec is not None:
-        return spec
-    try:
-        return Spec.model_validate(fields)
-    except ValidationError as error:
-        raise _invalid("spec", error) from None
-
-
-def _invalid(what: str, error: ValidationError) -> InvalidRequest:
-    words = []
-    for one in error.errors(include_input=False, include_url=False, include_context=False):
-        key = ".".join(str(part) for part in one["loc"]) or what
-        words.append(f"{key}: {one['msg'].removeprefix('Value error, ')}")
-    return InvalidRequest("; ".join(words))

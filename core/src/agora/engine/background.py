@@ -17,6 +17,8 @@ from agora.config import Settings, load_settings
 
 #: It stays for so long after the last dispatch has ended, in seconds.
 LINGER = 2.0
+#: A state directory that was removed is noticed within this time, in seconds.
+GONE_EVERY = 2.0
 #: A client that waits writes an end down itself; the supervisor comes after, in seconds.
 DEFER = 0.3
 
@@ -100,12 +102,35 @@ def main() -> None:
     configure_logging("WARNING")
     settings = replace(load_settings(), lost_after=given.lost_after, abandon_after=given.abandon_after)
     try:
-        anyio.run(_serve, given.home, settings)
+        anyio.run(_serve_while_there, given.home, settings)
     except Exception:
         logger.exception("the background supervisor failed")
         os._exit(1)
     # A provider's thread that waits for a peer which never answers must not keep the process alive.
     os._exit(0)
+
+
+async def _serve_while_there(home: Path, settings: Settings) -> None:
+    """Serve; end where the state directory goes away, since there is nothing left to keep true."""
+    import anyio
+
+    async def watch() -> None:
+        path = anyio.Path(home)
+        here = await path.stat()
+        while True:
+            await anyio.sleep(GONE_EVERY)
+            try:
+                gone = not os.path.samestat(here, await path.stat())
+            except FileNotFoundError:
+                gone = True
+            if gone:
+                logger.error("the state directory %s is gone; its supervisor ends", home)
+                os._exit(1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        await _serve(home, settings)
+        tasks.cancel_scope.cancel()
 
 
 async def _serve(home: Path, settings: Settings) -> None:

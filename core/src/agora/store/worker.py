@@ -57,7 +57,9 @@ class StoreWorker:
         self._thread = threading.Thread(target=self._run, name="agora-store", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False, spares: bool = False) -> Future[Any]:
+    def submit(
+        self, run: Callable[[sqlite3.Connection], Any], *, durable: bool = False, spares: bool = False
+    ) -> Future[Any]:
         """Queue a job.
 
         Parameters:

@@ -1,0 +1,45 @@
+"""What a caller asks for, checked and put into words."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any
+
+from pydantic import ValidationError
+
+from agora.errors import InvalidRequest
+from agora.model.spec import Spec
+
+
+def user_name() -> str:
+    """Return the name of the user, or the number where there is no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def spec_of(spec: Spec | None, fields: dict[str, Any]) -> Spec:
+    """Make a spec of what `dispatch` was given.
+
+    Raises:
+        InvalidRequest: both were given, or a field is wrong.
+    """
+    if spec is not None and fields:
+        raise InvalidRequest("give a Spec or its fields, not both")
+    if spec is not None:
+        return spec
+    try:
+        return Spec.model_validate(fields)
+    except ValidationError as error:
+        raise invalid("spec", error) from None
+
+
+def invalid(what: str, error: ValidationError) -> InvalidRequest:
+    """Put what a model refused into one line, without any of the values."""
+    words = []
+    for one in error.errors(include_input=False, include_url=False, include_context=False):
+        key = ".".join(str(part) for part in one["loc"]) or what
+        words.append(f"{key}: {one['msg'].removeprefix('Value error, ')}")
+    return InvalidRequest("; ".join(words))
