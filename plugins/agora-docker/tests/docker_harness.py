@@ -41,6 +41,13 @@ def engine_socket() -> str:
     return (os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock").removeprefix("unix://")
 
 
+def provider(directory: Path, installation: str, **config: Any) -> DockerProvider:
+    """Make a provider."""
+    created = PROVIDER.create("there", PROVIDER.config_model(**config), Installation(installation, directory))
+    assert isinstance(created, DockerProvider)
+    return created
+
+
 class Docker:
     """The Docker provider in the hands of a test.
 
@@ -54,17 +61,17 @@ class Docker:
         self.directory = directory
         self.installation = installation or f"test-{uuid4().hex[:12]}"
         self.config = config
-        beside = {"host": config["host"]} if "proxy" not in str(config.get("host", "")) and "host" in config else {}
+        self._made: list[DockerProvider] = []
+        beside = {} if "proxy" in str(config.get("host")) else config
         self.outside = Engine(resolve("outside", DockerConfig(**beside)), 60, "test")
         self.image = images.ensure(self.outside)
         self.provider = self.another()
 
     def another(self, directory: Path | None = None) -> DockerProvider:
         """Return the provider as another process of the same installation has it."""
-        place = Installation(self.installation, directory or self.directory)
-        created = PROVIDER.create("there", PROVIDER.config_model(**self.config), place)
-        assert isinstance(created, DockerProvider)
-        return created
+        made = provider(directory or self.directory, self.installation, **self.config)
+        self._made.append(made)
+        return made
 
     def spec(self, *command: str, **fields: Any) -> Spec:
         """Return the spec of a command in the busybox image."""
@@ -123,7 +130,8 @@ class Docker:
 
     def clean(self) -> None:
         """Remove whatever is left."""
-        self.provider.close()
+        for made in self._made:
+            made.close()
         for found in self.containers():
             self.remove(found["Id"])
         self.outside.close()

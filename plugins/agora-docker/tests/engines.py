@@ -103,6 +103,7 @@ class PrivateEngine(Program):
         self._tls = tls
         self._options = options
         self._port = free_port()
+        self._bridge = f"agora{self._port}"
 
     @property
     def url(self) -> str:
@@ -111,7 +112,11 @@ class PrivateEngine(Program):
 
     def begin(self) -> None:
         """Start it and wait until it answers."""
-        words: list[str | Path] = ["dockerd", "--host", self.url, "--bridge", "none", "--iptables=false"]
+        # A bridge of its own: with none at all dockerd removes the one of this machine's engine.
+        if not Path(f"/sys/class/net/{self._bridge}").exists():
+            _quietly("ip", "link", "add", "name", self._bridge, "type", "bridge")
+            _quietly("ip", "address", "add", f"172.31.{self._port % 256}.1/24", "dev", self._bridge)
+        words: list[str | Path] = ["dockerd", "--host", self.url, "--bridge", self._bridge, "--iptables=false"]
         words += ["--data-root", self.folder / "data", "--exec-root", self.folder / "run"]
         words += ["--pidfile", self.folder / "pid", *self._options]
         if self._tls is not None:
@@ -137,6 +142,7 @@ class PrivateEngine(Program):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        _quietly("ip", "link", "delete", self._bridge)
         shutil.rmtree(self.folder / "data", ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agora.model.observation import Phase
 from agora_docker.config import DockerConfig
 from agora_docker.endpoint import resolve
 from agora_docker.ssh import command
-from docker_harness import GRACEFUL, Docker, engine_socket
+from docker_harness import GRACEFUL, Docker, engine_socket, provider
 from engines import Certificates, PrivateEngine, SshServer, free_port
 
 pytestmark = pytest.mark.backend("docker")
@@ -56,8 +57,9 @@ def test_a_context_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how:
     _context(tmp_path, "elsewhere", here)
     if how == "variable":
         monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
-    if how == "current":
-        (tmp_path / "docker-config" / "config.json").write_text(json.dumps({"currentContext": "elsewhere"}))
+    # The SDK looks for contexts beside a file of settings, so there has to be one.
+    settings = {"currentContext": "elsewhere"} if how == "current" else {}
+    (tmp_path / "docker-config" / "config.json").write_text(json.dumps(settings))
     config = DockerConfig(context="elsewhere") if how == "setting" else DockerConfig()
     assert resolve("t", config).url == here
 
@@ -90,10 +92,8 @@ def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     for host in (f"unix://{tmp_path}/none.sock", f"tcp://127.0.0.1:{free_port()}"):
-        lost = Docker.__new__(Docker)
-        lost.config, lost.installation, lost.directory = {"host": host}, "test-lost", tmp_path
-        with pytest.raises(Unreachable) as caught:
-            lost.another().identity()
+        with pytest.raises(Unreachable) as caught, closing(provider(tmp_path, "test-lost", host=host)) as lost:
+            lost.identity()
         assert caught.value.sent is False
         assert "host" in str(caught.value), "it says where the address came from"
 
@@ -135,11 +135,9 @@ def test_tls(tls_engine: tuple[PrivateEngine, Certificates], tmp_path: Path) -> 
         _whole_life(docker)
     finally:
         docker.clean()
-    stranger = Docker.__new__(Docker)
-    stranger.config, stranger.installation, stranger.directory = {"host": engine.url}, "test-stranger", tmp_path
-    stranger.config["tls_ca"] = certificates.ca
-    with pytest.raises(Unreachable):
-        stranger.another().identity()
+    without = provider(tmp_path, "test-stranger", host=engine.url, tls_ca=certificates.ca)
+    with closing(without), pytest.raises(Unreachable):
+        without.identity()
 
 
 @pytest.mark.slow
@@ -151,8 +149,9 @@ def test_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             _whole_life(docker)
         finally:
             docker.clean()
-    with pytest.raises(Unreachable):
-        docker.another().identity()
+    late = docker.another()
+    with closing(late), pytest.raises(Unreachable):
+        late.identity()
 
 
 def test_the_ssh_command() -> None:

@@ -90,7 +90,6 @@ def test_twenty_stops_from_two_processes_send_one_sigterm(docker: Docker) -> Non
         theirs = [threads.submit(cause_stop, handle, 3) for _ in range(10)]
         kinds = sorted(stop.result().kind for stop in (*ours, *theirs))
     docker.provider = mine
-    other.close()
     assert kinds == [ReceiptKind.ALREADY_STOPPING] * 19 + [ReceiptKind.SIGNALLED]
     docker.end(handle, 8)
     assert docker.output(handle).count(b"TERM") == 1

@@ -68,7 +68,7 @@ def _path(path: Path) -> str:
 
 def _context(name: str, source: str) -> Endpoint:
     if ContextAPI.get_context(name) is None:
-        raise DockerException(f"there is no context {name!r}; `docker context ls` shows those there are")
+        raise DockerException(f"there is no context {name!r} beside the docker command's config.json")
     return _endpoint(ContextAPI.kwargs_from_context(name), source)
 
 

@@ -261,7 +261,16 @@ class Engine:
         timeout = (min(_CONNECT_SECONDS, self._timeout), seconds)
         try:
             return client.request(
-                method, url, params=params, json=json, data=data, headers=headers, timeout=timeout, stream=stream
+                method,
+                url,
+                params=params,
+                json=json,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                stream=stream,
+                # Said again: requests takes REQUESTS_CA_BUNDLE before the session's own.
+                verify=client.verify,
             )
         except requests.exceptions.ReadTimeout as error:
             raise NoAnswer(f"{self._endpoint.url} did not answer within {seconds:g} s") from error
