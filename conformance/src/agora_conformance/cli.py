@@ -88,10 +88,13 @@ def run(
     from agora_conformance.suite import run as run_plan
 
     try:
+        declared, table = load_target(target), _read_table(target_config) if target_config else None
+        if table is not None and declared.configured is not None:
+            declared = declared.configured(table)
         plan = Plan(
             name=target.rpartition(":")[2].lower().replace("_", "-"),
-            target=load_target(target),
-            config=_read_table(target_config) if target_config else None,
+            target=declared,
+            config=table,
             profile=Profile(profile),
             only=_known_ids(only, "--only"),
             jobs=jobs or JOBS,

@@ -97,6 +97,8 @@ class ConformanceTarget:
         variants: further probe specs: `entrypoint` has an image with an ENTRYPOINT, `stop_signal` one that asks
             for another stop signal than SIGTERM.
         gone_program: a command whose program does not exist on this backend.
+        configured: makes the target anew for a table that `--target-config` names, where more than the table
+            depends on it: an emulator by default, say, and a real backend with a table.
     """
 
     provider: str
@@ -108,6 +110,7 @@ class ConformanceTarget:
     backend: Callable[[], Backend] | None = None
     variants: Mapping[str, ProbeSpec] = field(default_factory=dict)
     gone_program: Sequence[str] = ("/agora-conformance/no-such-program",)
+    configured: Callable[[Mapping[str, Any]], ConformanceTarget] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.overhead <= OVERHEAD_CAP:

@@ -43,6 +43,14 @@ def _hands(arena: Arena) -> CutsOff:
     raise Untested("the target has no way to cut the agent or the API off")
 
 
+async def _running(arena: Arena, *arguments: str | int) -> Probe:
+    """Start a probe and have the record say that it runs, before nothing can be asked any more."""
+    probe = await arena.start(*arguments)
+    record = await probe.record()
+    require(record.state is State.RUNNING, f"a probe that runs is {record.state.value} on its record")
+    return probe
+
+
 async def _is_away(probe: Probe) -> bool:
     return (await probe.record()).reachable is False
 
@@ -51,7 +59,7 @@ async def _is_away(probe: Probe) -> bool:
 async def nothing_ends(arena: Arena) -> None:
     """Cut it off and look at the record for a while."""
     _hands(arena)
-    probe = await arena.start("default")
+    probe = await _running(arena, "default")
     async with Cut(arena, probe):
         await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
         until = anyio.current_time() + CUT
@@ -86,7 +94,7 @@ async def request_survives(arena: Arena) -> None:
 async def heals(arena: Arena) -> None:
     """Let it end while it is cut off."""
     _hands(arena)
-    probe = await arena.start("exit", 42, 250)
+    probe = await _running(arena, "exit", 42, 250)
     async with Cut(arena, probe):
         await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
         await anyio.sleep(CUT)

@@ -45,7 +45,8 @@ async def logs(arena: Arena) -> None:
     numbers = [line.number for line in await probe.lines() if line.event == "line"]
     wanted = list(range(1, LINES + 1))
     require(numbers == wanted, f"{LINES} lines were written to stdout, {len(numbers)} were read, or in another order")
-    errors = [int(word) for word in re.findall(rb"^error (\d+)$", await probe.output("stderr"), re.MULTILINE)]
+    stream = "stdout" if arena.limits.one_log_stream else "stderr"
+    errors = [int(word) for word in re.findall(rb"^error (\d+)$", await probe.output(stream), re.MULTILINE)]
     require(errors == wanted, f"{LINES} lines were written to stderr, {len(errors)} were read, or in another order")
 
 

@@ -60,13 +60,18 @@ async def schema(arena: Arena) -> None:
 
 @check("EVT-02")
 async def order(arena: Arena) -> None:
-    """Compare numbers and types with the order of a life."""
+    """Compare numbers and types with the order of a life; a backend may tell of a start after a stop was requested."""
     for _, events in await lives(arena):
         numbers = [event.sequence for event in events]
         require(numbers == list(range(1, len(events) + 1)), f"the sequence is {numbers}")
         types = list(dict.fromkeys(event.type for event in events if event.type in ORDER))
-        wanted = [kind for kind in ORDER if kind in types]
-        require(types == wanted, f"the order is {[kind.value for kind in types]}")
+        told = [kind for kind in types if kind is not EventType.STARTED]
+        wanted = [kind for kind in ORDER if kind in told]
+        require(told == wanted, f"the order is {[kind.value for kind in types]}")
+        if EventType.STARTED in types:
+            place = types.index(EventType.STARTED)
+            between = types.index(EventType.SUBMITTED) < place < types.index(EventType.TERMINATED)
+            require(between, f"the start is told at the wrong place: {[kind.value for kind in types]}")
         needed = {EventType.REQUESTED, EventType.SUBMITTED, EventType.TERMINATED}
         require(needed <= set(types), f"missing: {[kind.value for kind in needed - set(types)]}")
         once = [kind for kind in ORDER if kind is not EventType.STOPPING and kind is not EventType.TERMINATED]

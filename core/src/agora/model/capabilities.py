@@ -78,6 +78,7 @@ class Limits(Model):
         spec_is_whole: the spec alone says all that is needed to send it again (false where the caller's
             environment is part of it); with secrets it never does.
         exit_code_may_be_lost: the backend may lose the exit code of a stopped workload.
+        one_log_stream: the backend joins both streams of a workload; all output is told as `stdout`.
         refused_fields: spec fields that the provider cannot honour and refuses (`image`, `cwd`, ...).
     """
 
@@ -95,4 +96,5 @@ class Limits(Model):
     absence_proves_never_started: bool = False
     spec_is_whole: bool = True
     exit_code_may_be_lost: bool = False
+    one_log_stream: bool = False
     refused_fields: tuple[str, ...] = ()

@@ -23,11 +23,13 @@ class Call:
         verb: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`.
         resource: plural, with a subresource as `pods/log`.
         name: name of the object; empty for a collection.
+        selector: label selector of a list or a watch.
     """
 
     verb: str
     resource: str
     name: str
+    selector: str = ""
 
 
 class Cut(Exception):
@@ -43,6 +45,7 @@ class Rule:
         verb, resource, name: what it is about; empty for all.
         left: how many more requests; None for all until `clear`.
         act: what happens; returns seconds to wait, or raises.
+        selector: part of the label selector of a list or a watch.
     """
 
     kind: str
@@ -51,20 +54,21 @@ class Rule:
     name: str
     left: int | None
     act: Callable[[], float]
+    selector: str = ""
 
     def fits(self, kind: str, call: Call) -> bool:
         """Whether it is about this request."""
         same = all(not mine or mine == theirs for mine, theirs in (
             (self.verb, call.verb), (self.resource, call.resource), (self.name, call.name)
         ))  # fmt: skip
-        return self.kind == kind and same and self.left != 0
+        return self.kind == kind and same and self.selector in call.selector and self.left != 0
 
 
 class Faults:
     """Faults that a test switches on; every method may be called from any thread.
 
-    `times` counts requests; None means until `clear()`. `verb`, `resource` and `name` choose requests; without them
-    a fault is about every request.
+    `times` counts requests; None means until `clear()`. `verb`, `resource`, `name` and a part of the label `selector`
+    choose requests; without them a fault is about every request.
 
     Parameters:
         cluster: the cluster that they happen to.
@@ -114,6 +118,12 @@ class Faults:
             raise Cut
 
         self._add("after" if after else "before", times, act, **about)
+
+    def mend(self, selector: str) -> None:
+        """End the faults that are about this part of a label selector, and no others."""
+        self._on_loop(
+            lambda: self._rules.__setitem__(slice(None), [one for one in self._rules if one.selector != selector])
+        )
 
     def hide_created(self, seconds: float) -> None:
         """Answer 404 for an object, and leave it out of lists, for some time after its creation; 0 ends that."""
@@ -169,8 +179,9 @@ class Faults:
         verb: str = "",
         resource: str = "",
         name: str = "",
+        selector: str = "",
     ) -> None:
-        self._on_loop(lambda: self._rules.append(Rule(kind, verb, resource, name, times, act)))
+        self._on_loop(lambda: self._rules.append(Rule(kind, verb, resource, name, times, act, selector)))
 
     def _end_watches(self, how: str) -> None:
         for end in list(self.watches):

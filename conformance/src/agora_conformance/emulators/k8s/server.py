@@ -67,7 +67,7 @@ class Server:
         route = routes.read(request.method, request.path, request.query)
         self._access.check(user, route.verb, route.resource, route.subresource, route.namespace, route.name)
         what = f"{route.resource.plural}/{route.subresource}" if route.subresource else route.resource.plural
-        call = Call(route.verb, what, route.name)
+        call = Call(route.verb, what, route.name, request.query.get("labelSelector", ""))
         self._faults.seen.append(call)
         await self._faults.apply("before", call)
         accept = request.headers.get("Accept", "")

@@ -34,7 +34,9 @@ def mount(source: str, target: str, kind: str, flags: int) -> None:
 
 
 def own_view(scratch: str, message: str | None) -> None:
-    """Give the new namespaces a /proc of their own, and a /dev that holds the termination message's file."""
+    """Give this process a view of its own: /proc of its PID namespace, /dev with the termination message's file."""
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "no mount namespace")
     mount("none", "/", "", MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if message is None:
@@ -133,10 +135,14 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def memory(root: int) -> int:
-    """Return the resident bytes of a process and its descendants."""
+def memory(root: int, *, isolated: bool) -> int:
+    """Return the resident bytes of a process and its descendants; /proc shows no others of a namespace of its own."""
     pages = 0
-    for pid in [root, *descendants(root)]:
+    if isolated:
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    else:
+        pids = [root, *descendants(root)]
+    for pid in pids:
         with contextlib.suppress(OSError, IndexError):
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -169,7 +175,7 @@ def stand_by(order: dict[str, Any], child: int, *, isolated: bool) -> tuple[int,
             os.kill(child, signal.SIGTERM)
         if info is not None and info.si_signo == signal.SIGUSR1:
             os.kill(child, signal.SIGKILL)
-        if limit and not out and memory(child) > limit:
+        if limit and not out and memory(child, isolated=isolated) > limit:
             out = True
             os.kill(child, signal.SIGKILL)
         for pid, status in reap():
@@ -195,7 +201,7 @@ def main() -> None:
     if os.getppid() != order["parent"]:
         sys.exit(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    isolated = order["isolate"] and libc.unshare(CLONE_NEWPID | CLONE_NEWNS) == 0
+    isolated = order["isolate"] and libc.unshare(CLONE_NEWPID) == 0
     if not isolated:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.set_inheritable(status, False)
