@@ -53,5 +53,6 @@ PROVIDER = ProviderInfo(
         max_total_bytes=1_000_000,
         absence_proves_death=False,
         absence_proves_never_started=False,
+        one_log_stream=True,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from agora.errors import ProviderError, Unreachable
@@ -32,33 +33,55 @@ _CAUSE_CHARACTERS = 1024
 _CLOSE_SECONDS = 1.5
 
 
+@dataclass(frozen=True)
+class _Parts:
+    cluster: Cluster
+    keeper: Keeper
+    starter: Starter
+
+
 class K8sProvider:
-    """Jobs in one namespace.
+    """Jobs in one namespace; nothing is sent, and no client imported, before a hook needs it.
 
     Parameters:
         target_name: the target's name.
         config: the target's configuration.
         installation: the store that it works for.
-
-    Raises:
-        ConfigError: there is no way to a cluster.
     """
 
     def __init__(self, target_name: str, config: K8sConfig, installation: Installation) -> None:
+        self._target = target_name
         self._config = config
         self._installation = installation.id
-        self._api = Api(connect(target_name, config))
-        self._cluster = Cluster(self._api)
         self._tails = logs.Tails(installation.directory / "k8s" / target_name / "logs", config.log_tail)
-        self._keeper = Keeper(self._cluster, self._tails, config.start_patience)
-        self._starter = Starter(self._cluster, config, installation.id)
+        self._parts: _Parts | None = None
+        self._making = threading.Lock()
         self._proof: tuple[str, float] | None = None
         self._closed = threading.Event()
 
+    @property
+    def _made(self) -> _Parts:
+        """The parts that need the cluster, made when one is first used: the client's import takes a while."""
+        with self._making:
+            if self._parts is None:
+                cluster = Cluster(Api(connect(self._target, self._config)))
+                keeper = Keeper(cluster, self._tails, self._config.start_patience)
+                self._parts = _Parts(cluster, keeper, Starter(cluster, self._config, self._installation))
+            return self._parts
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._made.cluster
+
+    @property
+    def _api(self) -> Api:
+        return self._made.cluster.api
+
     @hookimpl
     def check(self, spec: Spec) -> None:
-        """Refuse what no Job of this target could honour."""
+        """Refuse what no Job of this target could honour, and a target without a way to its cluster."""
         manifest.check(spec, self._config)
+        _ = self._made
 
     @hookimpl
     def identity(self) -> str:
@@ -74,7 +97,7 @@ class K8sProvider:
             backend = self._identity()
         except Unreachable as error:
             raise Unreachable(str(error), sent=False) from error
-        job = self._starter.start(check_dispatch_id(id), spec, check)
+        job = self._made.starter.start(check_dispatch_id(id), spec, check)
         return self._ref(id, job).handle(backend, self._api.namespace)
 
     @hookimpl
@@ -102,7 +125,7 @@ class K8sProvider:
         for ref, (job, pods) in zip(refs, self._cluster.fetch_many(refs), strict=True):
             looked = story.look(job, pods)
             if looked.phase is not Phase.ABSENT:
-                self._keeper.heard(job, story.current(pods), looked)
+                self._made.keeper.heard(job, story.current(pods), looked)
             seen[ref.id] = looked
         if any(one.phase is Phase.ABSENT for one in seen.values()):
             self._prove(mine[0])
@@ -116,11 +139,12 @@ class K8sProvider:
         backend = self._identity()
         job = self._api.get("jobs", name)
         if job is not None and names.is_ours(job, id, self._installation):
-            if self._starter.is_making(id, job):
+            if self._made.starter.is_making(id, job):
                 return None  # this process goes on with it
             return self._ref(id, job).handle(backend, self._api.namespace)
         for pod in self._cluster.pods(self._installation, [id]):
-            if owner := names.label(pod, "batch.kubernetes.io/controller-uid"):
+            owner = names.label(pod, "batch.kubernetes.io/controller-uid")
+            if owner is not None and _matters(pod):
                 return Ref(id, self._installation, owner).handle(backend, self._api.namespace)
         self._identity(fresh=True)
         return None
@@ -151,7 +175,7 @@ class K8sProvider:
     def watch(self, sink: WatchSink) -> None:
         """Push what the streams of pods and Jobs say."""
         backend = self._identity()
-        Watch(self._api, self._installation, sink, self._keeper.heard, backend).run(self._closed.is_set)
+        Watch(self._api, self._installation, sink, self._made.keeper.heard, backend).run(self._closed.is_set)
 
     @hookimpl
     def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
@@ -186,8 +210,9 @@ class K8sProvider:
     def close(self) -> None:
         """End the watch, and give what is being written down a moment."""
         self._closed.set()
-        self._keeper.close(_CLOSE_SECONDS)
-        self._api.close()
+        if self._parts is not None:
+            self._parts.keeper.close(_CLOSE_SECONDS)
+            self._parts.cluster.api.close()
 
     # -- identity ----------------------------------------------------------------------------------------------
 

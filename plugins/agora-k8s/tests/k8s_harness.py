@@ -1,0 +1,102 @@
+"""The provider on an emulated cluster, in the hands of a test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agora.model.cause import Cause, Via
+from agora.model.ids import new_dispatch_id
+from agora.model.observation import Handle, Observation, Phase, StopReceipt
+from agora.model.spec import Spec
+from agora.provider import Installation
+from agora_conformance.emulators.k8s import K8sEmulator
+from agora_k8s import PROVIDER, names
+from agora_k8s.api import Api
+from agora_k8s.provider import K8sProvider
+
+GRACEFUL = "trap 'echo got term; exit 42' TERM; echo ready; while :; do sleep 0.05; done"
+STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+def never() -> None:
+    """A check that never asks to stop."""
+
+
+def eventually(look: Callable[[], Any], within: float = 15.0) -> Any:
+    """Look until something is true."""
+    until = time.monotonic() + within
+    while not (seen := look()):
+        assert time.monotonic() < until, f"not within {within} s"
+        time.sleep(0.05)
+    return seen
+
+
+class Hands:
+    """The provider on an emulator.
+
+    Parameters:
+        emulator: the cluster.
+        directory: the installation's directory.
+        installation: its mark.
+        config: of the target.
+    """
+
+    def __init__(
+        self, emulator: K8sEmulator, directory: Path, installation: str = "test-installation", **config: Any
+    ) -> None:
+        self.emulator = emulator
+        self.installation = installation
+        if "kubeconfig" not in config:
+            config["kubeconfig"] = emulator.kubeconfig(directory / "kubeconfig")
+        values = {"image": "busybox", "defaults": {"run_as_user": 0, "security": "image"}, **config}
+        made = PROVIDER.create("here", PROVIDER.config_model(**values), Installation(installation, directory))
+        assert isinstance(made, K8sProvider)
+        self.provider = made
+
+    @property
+    def api(self) -> Api:
+        """The provider's way to the cluster."""
+        return self.provider._api
+
+    def start(self, script: str = GRACEFUL, id: str | None = None, **fields: Any) -> Handle:
+        """Dispatch a script."""
+        spec = Spec(**{"command": ("sh", "-c", script), "grace": 5, **fields})
+        return self.provider.dispatch(id or new_dispatch_id(), spec, never)
+
+    def ready(self, handle: Handle) -> None:
+        """Wait until the script says that it is ready."""
+        eventually(lambda: b"ready" in self.output(handle))
+
+    def stop(self, handle: Handle, grace: int = 3, reason: str = "a test") -> StopReceipt:
+        """Stop a workload."""
+        return self.provider.stop(handle, grace, Cause(actor="tester", via=Via.API, reason=reason))
+
+    def observe(self, handle: Handle) -> Observation:
+        """Look at one workload."""
+        (seen,) = self.provider.observe([handle])
+        return seen
+
+    def end(self, handle: Handle, within: float = 15.0) -> Observation:
+        """Wait for the end of a workload."""
+        eventually(lambda: self.observe(handle).phase is Phase.ENDED, within)
+        return self.observe(handle)
+
+    def output(self, handle: Handle, **how: Any) -> bytes:
+        """Return what a workload has written so far."""
+        chunks = self.provider.logs(handle, how.get("follow", False), how.get("since"), how.get("tail"))
+        return b"".join(chunk.data for chunk in chunks)
+
+    def pods(self, handle: Handle) -> list[dict[str, Any]]:
+        """List the pods of a dispatch as the cluster shows them."""
+        return self.api.list("pods", f"{names.DISPATCH}={handle.id}")[0]
+
+    def job(self, handle: Handle) -> dict[str, Any] | None:
+        """Return the Job of a dispatch as the cluster shows it."""
+        return self.api.get("jobs", names.object_name(handle.id))
+
+    def processes(self, handle: Handle) -> list[int]:
+        """Return the live processes of a dispatch, seen from the node."""
+        return self.emulator.processes(f"{names.DISPATCH}={handle.id}")
