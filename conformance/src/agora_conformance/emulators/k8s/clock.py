@@ -26,6 +26,7 @@ class Timing:
         cleanup: from the final status of a pod that is being deleted to the kubelet's own, last delete.
         never_started: from the deletion of a pod without containers to its final status.
         job_batch: how long the Job controller collects changes (`syncJobBatchPeriod`).
+        job_write: from the pods that it makes or removes to the Job's status.
         collect: what the garbage collector takes.
         minimum_grace: the shortest grace that the kubelet gives, in seconds of the API (`minimumGracePeriodInSeconds`).
         kubelet_start: from the start of a kubelet to its first work.
@@ -45,6 +46,7 @@ class Timing:
     cleanup: float = 0.5
     never_started: float = 0.95
     job_batch: float = 1.0
+    job_write: float = 0.008
     collect: float = 0.01
     minimum_grace: int = 2
     kubelet_start: float = 1.1

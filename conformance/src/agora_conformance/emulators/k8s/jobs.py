@@ -69,6 +69,8 @@ class JobController:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._delayed: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._writing: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._again: set[tuple[str, str]] = set()
         self._generations: dict[str, int] = {}
         self._started: dict[str, float] = {}
         self._retry: dict[tuple[str, int], float] = {}
@@ -78,7 +80,7 @@ class JobController:
         try:
             await self._cluster.each(None, self._react)
         finally:
-            for timer in self._delayed.values():
+            for timer in (*self._delayed.values(), *self._writing.values()):
                 timer.cancel()
 
     # -- the queue ---------------------------------------------------------------------------------------------
@@ -138,14 +140,17 @@ class JobController:
     # -- one look ----------------------------------------------------------------------------------------------
 
     def _sync(self, key: tuple[str, str]) -> None:
+        """Make and remove pods; what the status says is written a moment later."""
         job = self._cluster.store.find(JOBS, *key)
         if job is None or finished(job):
+            return
+        if key in self._writing:
+            self._again.add(key)
             return
         status = dict(job["status"])
         if "startTime" not in status and not job["spec"].get("suspend"):
             self._start(job, status)
-        pods = [pod for pod in self._cluster.store.items(PODS, key[0]) if controller_uid(pod) == job["metadata"]["uid"]]
-        count = self._count(job, pods)
+        count = self._count(job, self._pods(job))
         verdict = self._verdict(job, status, count)
         if verdict is not None:
             for pod in count.active:
@@ -155,7 +160,31 @@ class JobController:
         elif not job["metadata"].get("deletionTimestamp"):
             verdict = self._manage(job, status, count)
         changed = self._counters(status, count)
-        self._track(job, status, pods, verdict, changed or status.get("conditions") != job["status"].get("conditions"))
+        changed = changed or status.get("conditions") != job["status"].get("conditions")
+        loop = asyncio.get_running_loop()
+        self._writing[key] = loop.call_later(
+            self._cluster.timing.job_write, self._write_down, key, job, status, verdict, changed
+        )
+
+    def _write_down(
+        self, key: tuple[str, str], job: Object, status: Object, verdict: Object | None, changed: bool
+    ) -> None:
+        """Write the status, unless somebody changed the Job in between: then look again."""
+        del self._writing[key]
+        found = self._cluster.store.find(JOBS, *key)
+        if found is None or found["metadata"]["uid"] != job["metadata"]["uid"]:
+            return
+        if found["metadata"]["generation"] != job["metadata"]["generation"]:
+            self._sync(key)
+            return
+        self._track(found, status, self._pods(job), verdict, changed)
+        if key in self._again:
+            self._again.discard(key)
+            self._sync(key)
+
+    def _pods(self, job: Object) -> list[Object]:
+        meta = job["metadata"]
+        return [pod for pod in self._cluster.store.items(PODS, meta["namespace"]) if controller_uid(pod) == meta["uid"]]
 
     def _count(self, job: Object, pods: list[Object]) -> Count:
         uncounted = job["status"].get("uncountedTerminatedPods") or {}

@@ -53,8 +53,9 @@ class Node:
 
     async def _silence(self) -> None:
         await pause(self._cluster.timing.node_monitor)
-        self._ready(*SILENT)
-        self._mark_pods("False")
+        if self._cluster.store.find(NODES, "", self.name) is not None:
+            self._ready(*SILENT)
+            self._mark_pods("False")
 
     async def _return(self) -> None:
         await pause(self._cluster.timing.kubelet_start)

@@ -77,16 +77,16 @@ def phase(view: PodView) -> str:
     return "Running" if view.started else "Pending"
 
 
-def write(pod: Object, view: PodView, now: str, address: str) -> Object:
+def write(pod: Object, view: PodView, generation: int, now: str, address: str) -> Object:
     """Return the status of a pod.
 
     Parameters:
         pod: the pod as the kubelet knows it; conditions that are not the kubelet's stay.
         view: what the kubelet knows.
+        generation: of the pod that the kubelet works with.
         now: the node's time.
         address: the node's address.
     """
-    generation = pod["metadata"].get("generation", 1)
     known = {one["type"]: one for one in pod["status"].get("conditions") or []}
     foreign = [one for kind, one in known.items() if kind not in OWN]
     wanted = _conditions(pod, view)

@@ -57,6 +57,7 @@ class PodWorker:
         self._deleted = asyncio.Event()
         self._gone = asyncio.Event()
         self._grace = 0
+        self._generation = sandbox.pod["metadata"].get("generation", 1)
         self._deadline: asyncio.TimerHandle | None = None
         names = [one["name"] for one in sandbox.pod["spec"]["containers"]]
         self._view = sandbox.view or PodView({name: ContainerView() for name in names})
@@ -106,6 +107,8 @@ class PodWorker:
         try:
             if not self._sandbox.containers and not self._view.final and not self._stopping.is_set():
                 await self._bring_up()
+                if self._stopping.is_set():
+                    await pause(self._timing.start)  # the next look at the pod comes a little later
             if self._sandbox.containers and not self._view.final:
                 await self._until_over()
             elif not self._view.final:
@@ -136,21 +139,19 @@ class PodWorker:
         now, address = self._cluster.clock.node(), self._maker.address
 
         def change(item: Object) -> None:
-            item["status"] = status({**item, "metadata": self._sandbox.pod["metadata"]}, self._view, now, address)
+            item["status"] = status(item, self._view, self._generation, now, address)
 
         self._cluster.change(PODS, self._sandbox.pod, change)
 
     # -- up ------------------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
-        """Start every container, unless the pod is to end before that."""
-        if await self._stops_within(self._timing.observe):
-            return
+        """Start every container; a deletion is not seen before that, but where an image or a Secret is missing."""
+        await pause(self._timing.observe)
         self._sandbox.began = asyncio.get_running_loop().time()
         self._post(replace(self._view, began=self._cluster.clock.node()))
         self._arm()
-        if await self._stops_within(self._timing.sandbox):
-            return
+        await pause(self._timing.sandbox)
         self._post(replace(self._view, sandbox=True))
         for container in self._sandbox.pod["spec"]["containers"]:
             image = await self._image(container)
@@ -209,8 +210,7 @@ class PodWorker:
                 self._post(self._view.waiting(name, "CreateContainerConfigError", str(error)))
                 if await self._stops_within(self._timing.pull_backoff):
                     return False
-        if await self._stops_within(self._timing.start):
-            return False
+        await pause(self._timing.start)
         runtime_id = uuid.uuid4().hex * 2
         self._event("Created", f"Container created: {name}")
         try:
@@ -219,6 +219,7 @@ class PodWorker:
             self._failed_to_start(name, runtime_id, spec, str(error))
             return True
         self._sandbox.containers[name] = started
+        self._generation = self._sandbox.pod["metadata"].get("generation", 1)
         self._event("Started", f"Container started: {name}")
         at = self._cluster.clock.node(started.started_at)
         view = ContainerView("running", {"startedAt": at}, runtime_id, spec.user or 0, spec.group or 0)
@@ -241,7 +242,7 @@ class PodWorker:
 
     async def _until_over(self) -> None:
         """Wait for the containers' own end or bring them down, and tell."""
-        ends = asyncio.gather(*(container.wait() for container in self._sandbox.containers.values()))
+        ends = asyncio.ensure_future(self._all_ended())
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             waiting: list[asyncio.Future[Any]] = [ends, stop]
@@ -261,9 +262,14 @@ class PodWorker:
             stop.cancel()
             ends.cancel()
 
+    async def _all_ended(self) -> None:
+        for container in self._sandbox.containers.values():
+            await container.wait()
+
     async def _bring_down(self) -> None:
         """Hooks, SIGTERM, grace, SIGKILL."""
         await pause(self._timing.observe)
+        self._generation = self._sandbox.pod["metadata"].get("generation", 1)
         self._post()
         await asyncio.gather(*(self._kill(*one) for one in self._sandbox.containers.items()))
 
@@ -304,6 +310,7 @@ class PodWorker:
         """End a pod of which no container ran."""
         if not self._view.over:
             await pause(self._timing.never_started / 2)
+            self._generation = self._sandbox.pod["metadata"].get("generation", 1)
             names = list(self._view.containers)
             fresh = replace(self._view, containers={name: ContainerView() for name in names})
             self._post(replace(fresh, began=fresh.began or self._cluster.clock.node()))

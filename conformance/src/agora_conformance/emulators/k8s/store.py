@@ -128,7 +128,8 @@ class Store:
     def update(self, resource: Resource, namespace: str, name: str, change: Callable[[Object], None]) -> Object:
         """Let `change` work on a copy of an object and store it; without a difference nothing happens.
 
-        An object that is being deleted, owes no grace and loses its last finalizer is gone with this update.
+        An object that is being deleted, owes no grace and loses its last finalizer is gone with this update; the
+        last event shows it as it was before.
 
         Raises:
             ApiError: 404, or what `change` raises.
@@ -145,7 +146,8 @@ class Store:
         key = (old["metadata"].get("namespace", ""), name)
         released = old["metadata"].get("finalizers") and not meta.get("finalizers")
         if released and meta.get("deletionTimestamp") and not meta.get("deletionGracePeriodSeconds"):
-            return self._drop(resource, key, new)
+            self._drop(resource, key, copy.deepcopy(old))
+            return new
         self._put(resource, key, new, old)
         return new
 
