@@ -15,6 +15,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # started with -I, which leaves this directory out
+
+import engine
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -136,8 +140,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/setup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()
+    parser.add_argument(
+        "--install-engine",
+        action="store_true",
+        help="also install and start a Docker Engine for the tests, where none answers (root, Debian or Ubuntu)",
+    )
+    options = parser.parse_args()
     try:
+        if options.install_engine:
+            print(f"setup: engine: {engine.install()}", flush=True)
         if read_stamp() == wanted_stamp():
             compile_sources()
             return 0
@@ -146,7 +157,7 @@ def main() -> int:
             stamp = read_stamp()
             if stamp != wanted_stamp():
                 set_up(stamp)
-    except SetupError as error:
+    except (SetupError, engine.EngineMissing) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     print("setup: .venv is ready", flush=True)

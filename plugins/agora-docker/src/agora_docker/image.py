@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 #: Seconds between two questions whether a stop was asked for, and between two lines of progress.
 _CHECK = 0.5
 _TELL = 5.0
-#: Seconds for the engine to begin its answer: it asks the registry first.
-_BEGIN = 60.0
 
 
 def pull(engine: Engine, image: str, platform: str | None, check: Check) -> None:
@@ -41,10 +39,7 @@ def pull(engine: Engine, image: str, platform: str | None, check: Check) -> None
     headers = engine.auth_header(image)
     progress = Progress(image)
     try:
-        with (
-            engine.stream("POST", "/images/create", params=params, headers=headers) as response,
-            Reader(response, json_lines) as reader,
-        ):
+        with Reader(engine.stream("POST", "/images/create", params=params, headers=headers), json_lines) as reader:
             while not reader.over:
                 check()
                 said = reader.next(_CHECK)

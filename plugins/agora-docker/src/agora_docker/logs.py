@@ -74,10 +74,7 @@ class LogReader:
     def _connection(self, params: dict[str, str], follow: bool) -> Iterator[LogChunk]:
         path = f"/containers/{self._container}/logs"
         known, skip = self._last, self._same
-        with (
-            self._engine.stream("GET", path, params=params) as response,
-            Reader(response, frames) as reader,
-        ):
+        with Reader(self._engine.stream("GET", path, params=params), frames) as reader:
             while not reader.over:
                 frame = reader.next(_TICK)
                 if frame is None:

@@ -8,11 +8,13 @@ import queue
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import requests
 import urllib3.exceptions
+from agora.errors import AgoraError
 from docker.errors import DockerException
 from docker.types import CancellableStream
 
@@ -30,15 +32,22 @@ class Reader(Generic[T]):
     """Reads one answer; a context manager that ends with its connection.
 
     Parameters:
-        response: the answer, begun.
+        answer: asks for it when it is entered; the engine may take its time before it begins to answer.
         parse: turns its pieces of bytes into items.
     """
 
-    def __init__(self, response: requests.Response, parse: Callable[[Iterable[bytes]], Iterator[T]]) -> None:
-        self._response = response
+    def __init__(
+        self,
+        answer: AbstractContextManager[requests.Response],
+        parse: Callable[[Iterable[bytes]], Iterator[T]],
+    ) -> None:
+        self._answer = answer
         self._parse = parse
         self._items: queue.Queue[T] = queue.Queue(_AHEAD)
+        self._response: requests.Response | None = None
+        self._failure: AgoraError | None = None
         self._closed = False
+        self._begun = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read, name="agora-docker-stream", daemon=True)
 
@@ -50,36 +59,66 @@ class Reader(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        if self._response is None:
+            return  # the thread closes the answer as soon as it begins
         try:
             CancellableStream(iter(()), self._response).close()
-        except (OSError, AttributeError, DockerException) as error_:
-            logger.debug("a stream was closed already: %s", error_)
+        except (OSError, AttributeError, DockerException) as failure:
+            logger.debug("a stream was closed already: %s", failure)
         self._thread.join(2)
+
+    def begun(self, seconds: float) -> bool:
+        """Wait until the answer has begun.
+
+        Raises:
+            AgoraError: the engine refused, or did not answer.
+        """
+        begun = self._begun.wait(seconds)
+        if self._failure is not None:
+            raise self._failure
+        return begun
 
     @property
     def over(self) -> bool:
-        """Whether the answer, or the connection, has ended and everything of it was taken."""
-        return self._ended.is_set() and self._items.empty()
+        """Whether the answer, or the connection, has ended and everything of it was taken.
+
+        Raises:
+            AgoraError: the engine refused, or did not answer.
+        """
+        if not (self._ended.is_set() and self._items.empty()):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
 
     def next(self, seconds: float) -> T | None:
         """Return the next item, or None where none came for so long or the stream is over."""
-        if self._ended.is_set():
-            seconds = 0
         try:
-            return self._items.get(timeout=seconds) if seconds else self._items.get_nowait()
+            return self._items.get_nowait() if self._ended.is_set() else self._items.get(timeout=seconds)
         except queue.Empty:
             return None
 
     def _read(self) -> None:
         try:
-            for item in self._parse(self._response.iter_content(None)):
+            with self._answer as response:
+                self._response = response
+                self._begun.set()
+                if not self._closed:
+                    self._take(response)
+        except AgoraError as error:
+            self._failure = error
+        finally:
+            self._ended.set()
+            self._begun.set()
+
+    def _take(self, response: requests.Response) -> None:
+        try:
+            for item in self._parse(response.iter_content(None)):
                 if not self._put(item):
                     return
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # A cut connection is the end of the stream; whoever reads it looks after what it missed.
             logger.debug("a stream broke: %s", error)
-        finally:
-            self._ended.set()
 
     def _put(self, item: T) -> bool:
         while not self._closed:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agora.errors import ProviderError
+from agora.errors import ProviderError, Unreachable
 from agora.hookspecs import WatchSink
 
 from agora_docker import marks, times
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether anybody still listens.
 _TICK = 0.5
+#: Seconds for the stream to begin.
+_CONNECT = 10.0
 #: What ends a container, or removes one.
 _ENDS = frozenset({"die", "destroy"})
 _HEARD = ["start", "kill", "oom", "die", "stop", "destroy"]
@@ -35,10 +37,9 @@ def watch(engine: Engine, looker: Looker, installation: str, sink: WatchSink, cl
     filters = {"type": ["container"], "label": [f"{marks.INSTALLATION}={installation}"], "event": _HEARD}
     # From a little before, so that nothing falls between the list and the stream; what is heard twice is known.
     params = {"since": times.query(facts.earliest() - 1), "filters": json.dumps(filters)}
-    with (
-        engine.stream("GET", "/events", params=params, seconds=None) as response,
-        Reader(response, json_lines) as reader,
-    ):
+    with Reader(engine.stream("GET", "/events", params=params), json_lines) as reader:
+        if not reader.begun(_CONNECT):
+            raise Unreachable("the engine did not begin to tell its events")
         sink.connected()
         while not (reader.over or sink.closed or closed()):
             event = reader.next(_TICK)
