@@ -93,9 +93,9 @@ def job_state(kind: str, job: Object, _variant: Variant) -> Object:
     }
 
 
-def tracked(_kind: str, pod: Object, _variant: Variant) -> Object:
-    """Return whether the Job controller holds a pod."""
-    return {"tracked": TRACKING in pod["metadata"].get("finalizers", [])}
+def tracked(kind: str, pod: Object, _variant: Variant) -> Object:
+    """Return whether the Job controller holds a pod; it may let go before the kubelet does, or as the last."""
+    return {"tracked": kind != "DELETED" and TRACKING in pod["metadata"].get("finalizers", [])}
 
 
 def counted(_kind: str, job: Object, _variant: Variant) -> Object:
@@ -233,15 +233,15 @@ class Replay:
         template = spec["template"]
         for place in (spec, template["metadata"]):
             place.pop("selector", None)
-        for label in [
-            label for label in template["metadata"]["labels"] if "job-name" in label or "controller" in label
-        ]:
-            del template["metadata"]["labels"][label]
+        labels = template["metadata"]["labels"]
+        template["metadata"]["labels"] = {
+            key: labels[key] for key in labels if not re.search("job-name|controller", key)
+        }
         template["spec"]["terminationGracePeriodSeconds"] = self.variant.grace(
             template["spec"]["terminationGracePeriodSeconds"]
         )
-        body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": self.old, "labels": self.job["metadata"]["labels"]},
-                "spec": spec}  # fmt: skip
+        meta = {"name": self.old, "labels": self.job["metadata"]["labels"]}
+        body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
         text = json.dumps(body).replace(self.old, self.new)
         text = re.sub(r"exit (\d+)", lambda found: f"exit {self.variant.code(int(found[1]))}", text)
         self.body = json.loads(text)

@@ -43,7 +43,7 @@ class Collector:
             self._soon(self._foreground, meta["uid"])
         elif meta.get("deletionTimestamp") and resource is NAMESPACES:
             self._soon(self._namespace, meta["name"])
-        elif meta.get("ownerReferences") and meta["resourceVersion"]:
+        elif meta.get("ownerReferences"):
             self._soon(self._owned, resource, item)
         if resource is JOBS and not gone and finished(item) and meta["uid"] not in self._timed:
             self._expire(item)
@@ -67,9 +67,13 @@ class Collector:
 
     def _owned(self, resource: Resource, item: Object) -> None:
         """Delete an object whose owners are all gone."""
-        owners = item["metadata"]["ownerReferences"]
-        if not item["metadata"].get("deletionTimestamp") and not any(self._exists(owner["uid"]) for owner in owners):
-            self._cluster.delete(resource, item, propagation="Background")
+        meta = item["metadata"]
+        found = self._cluster.store.find(resource, meta.get("namespace", ""), meta["name"])
+        if found is None or found["metadata"]["uid"] != meta["uid"] or found["metadata"].get("deletionTimestamp"):
+            return
+        owners = found["metadata"].get("ownerReferences") or []
+        if owners and not any(self._exists(owner["uid"]) for owner in owners):
+            self._cluster.delete(resource, found, propagation="Background")
 
     def _orphan(self, resource: Resource, owner: Object) -> None:
         uid = owner["metadata"]["uid"]
