@@ -46,14 +46,18 @@ class Follower:
 
     def __init__(self, docker: Docker, handle: Handle) -> None:
         self.chunks: list[LogChunk] = []
+        self.failure: Exception | None = None
         self._docker = docker
         self._handle = handle
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        for chunk in self._docker.provider.logs(self._handle, True, None, None):
-            self.chunks.append(chunk)
+        try:
+            for chunk in self._docker.provider.logs(self._handle, True, None, None):
+                self.chunks.append(chunk)
+        except Exception as error:  # noqa: BLE001 - the test fails with it in its own thread
+            self.failure = error
 
     @property
     def text(self) -> bytes:
@@ -85,4 +89,5 @@ def test_a_cut_connection_loses_and_repeats_nothing(cuttable: Docker, proxy: Pro
     proxy.heal()
     follower.thread.join(20)
     assert not follower.thread.is_alive()
+    assert follower.failure is None
     assert follower.text.split() == [str(number).encode() for number in range(1, 61)]
