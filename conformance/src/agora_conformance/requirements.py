@@ -277,6 +277,7 @@ _CRASH = (
         "CRASH-01",
         "before-the-submit",
         "Killed before the first byte left: the dispatch is sent by whoever may, or ends; no workload is unknown.",
+        timed=True,
         limit=120,
     ),
     Requirement(
@@ -284,20 +285,22 @@ _CRASH = (
         "before-the-handle-is-stored",
         "Killed between the start and the stored handle: the workload is adopted, not started again, and can be "
         "cancelled.",
+        timed=True,
         limit=120,
     ),
     Requirement(
         "CRASH-03",
         "before-the-stop-is-sent",
         "Killed between the recorded request and the stop: the stop is carried out by whoever comes next.",
+        timed=True,
         limit=120,
     ),
     Requirement(
         "CRASH-04",
         "mid-grace",
         "Killed in the grace: the workload is killed on time with nobody there, and the record tells it afterwards.",
-        limit=120,
         timed=True,
+        limit=120,
     ),
 )
 

@@ -46,17 +46,14 @@ class Bracket:
         Raises:
             Violation: its last sign of life is older, and it gives no new one.
         """
+        lived, pulse = 0.0, await self.probe.pulse()
         with anyio.move_on_after(seconds + 3 * self.probe.arena.overhead + 3):
-            while True:
-                pulse = await self.probe.pulse()
-                last = pulse.last or self.before
-                if last - self._since(pulse) >= seconds:
-                    break
-                if self._dead(await self.probe.processes()):
-                    break
+            dead = False
+            while lived < seconds and not dead:
                 await anyio.sleep(PAUSE)
-        pulse = await self.probe.pulse()
-        lived = (pulse.last or self.before) - self._since(pulse)
+                dead = self._dead(await self.probe.processes())
+                pulse = await self.probe.pulse()
+                lived = (pulse.last or self.before) - self._since(pulse)
         self._note("lived", lived)
         if lived < seconds and pulse.gap > DISTURBED:
             raise Inconclusive(f"heartbeats paused for {pulse.gap:.1f} s: the machine is too busy to tell")

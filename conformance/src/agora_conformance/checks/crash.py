@@ -20,6 +20,7 @@ TAKEOVER = 30.0
 
 async def _killed(arena: Arena, **order: object) -> None:
     code = await arena.child(**order)
+    arena.calm.set()
     if code != -signal.SIGKILL:
         said = arena.measured.get("stderr", "")
         raise Inconclusive(f"the control plane ended with {code} and was not killed: {said}")
@@ -92,9 +93,9 @@ async def mid_grace(arena: Arena) -> None:
     await _killed(arena, id=probe.id, fault="stop:after")
     await probe.says("term", within=2)
     began = anyio.current_time()
-    await Bracket(probe, (await probe.pulse()).terms[0], began).must_die(grace)
-    pulse = await probe.pulse()
-    lived = (pulse.last or 0) - pulse.terms[0]
+    seen = (await probe.pulse()).terms[0]
+    await Bracket(probe, seen, began).must_die(grace)
+    lived = ((await probe.pulse()).last or 0) - seen
     require(lived >= grace - 1, f"it died {lived:.1f} s after SIGTERM; its grace was {grace} s")
     arena.calm.set()
     record = await probe.end(TAKEOVER)

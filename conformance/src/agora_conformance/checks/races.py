@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 from agora.model.cancel import Outcome
-from agora.model.events import EventType
 from agora.model.ids import new_dispatch_id
-from agora.model.record import State
+from agora.model.record import Record, State
 
 from agora_conformance.arena import Arena
 from agora_conformance.registry import check
@@ -22,9 +21,9 @@ OFFSETS = 20
 LANES = 4
 
 
-async def _one_end(probe: Probe) -> None:
-    ends = [event for event in await probe.events() if event.type is EventType.TERMINATED]
-    require(len(ends) == 1, f"there are {len(ends)} ends")
+async def _nothing_left(probe: Probe, record: Record) -> None:
+    again = (await probe.record()).state
+    require(again is record.state, f"it ended as {record.state.value} and then as {again.value}")
     seen = await probe.processes()
     require(not seen, f"{len(seen or ())} processes are left")
 
@@ -62,7 +61,7 @@ async def racing_the_start(arena: Arena) -> None:
         record = await probe.end(3)
         state = record.state
         require(state is State.CANCELLED, f"cancelled {offset * 1000:.1f} ms into the start: {state.value}")
-        await _one_end(probe)
+        await _nothing_left(probe, record)
 
     await _lanes([usual * 2 * number / OFFSETS for number in range(OFFSETS)], race)
     arena.measured["outcomes"] = dict(outcomes)
@@ -87,7 +86,7 @@ async def racing_the_end(arena: Arena) -> None:
         require(record.state in allowed, f"{result.outcome.value} was answered and it ended as {record.state.value}")
         code = record.exit_code
         require(record.state is not State.SUCCEEDED or code == 0, f"it succeeded with exit code {code}")
-        await _one_end(probe)
+        await _nothing_left(probe, record)
 
     await _lanes([0.5 * number / OFFSETS for number in range(OFFSETS)], race)
     arena.measured["outcomes"] = dict(outcomes)

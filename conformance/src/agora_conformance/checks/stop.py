@@ -155,11 +155,11 @@ async def stop_answers(arena: Arena) -> None:
 async def stop_idempotent(arena: Arena) -> None:
     """Stop again and again."""
     hooks = arena.hooks()
-    probe = await arena.start_raw(hooks, "graceful", 0, 100)
+    probe = await arena.start_raw(hooks, "graceful", 0, 250)
     kinds: list[ReceiptKind] = []
 
     async def stop() -> None:
-        kinds.append((await hooks.stop(probe.handle, 3)).kind)
+        kinds.append((await hooks.stop(probe.handle, 4)).kind)
 
     await stop()
     await stop()
@@ -168,8 +168,8 @@ async def stop_idempotent(arena: Arena) -> None:
             group.start_soon(stop)
     wrong = {kind.value for kind in kinds} - {ReceiptKind.SIGNALLED, ReceiptKind.ALREADY_STOPPING}
     require(not wrong, f"stops of a stopping workload were answered with {sorted(wrong)}")
-    await probe.end(3)
-    last = await hooks.stop(probe.handle, 3)
+    await probe.end(4)
+    last = await hooks.stop(probe.handle, 4)
     require(last.kind is ReceiptKind.ALREADY_EXITED, f"a stop after the end was answered with {last.kind.value}")
     require(last.observation and last.observation.phase is Phase.ENDED, "ALREADY_EXITED comes without the end")
 

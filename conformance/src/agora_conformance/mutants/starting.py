@@ -127,7 +127,7 @@ class LeaksAChild(Mutant):
     def _start(self, id: str, spec: Spec, check: Check) -> Handle:
         handle = super()._start(id, spec, check)
         if "tree" in (spec.command or ()):
-            marks = {"AGORA_DISPATCH_ID": id, "AGORA_INSTALLATION": self.installation.id}
+            marks = {"AGORA_DISPATCH_ID": id, "AGORA_DISPATCH_INSTALLATION": self.installation.id}
             subprocess.Popen(["sleep", "120"], env={**os.environ, **marks}, start_new_session=True)
         return handle
 

@@ -169,12 +169,11 @@ class SendsTwoSigterms(Mutant):
 
 
 class HangsOnStop(Mutant):
-    """A stop is sent, and answered a second too late."""
+    """A stop is not sent, and not answered for longer than anybody waits."""
 
     def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
-        receipt = super()._stop(handle, grace, cause)
-        time.sleep(STOP_LIMIT + 1)
-        return receipt
+        time.sleep(2.5 * STOP_LIMIT)
+        raise Unreachable("nobody answered")
 
 
 class IgnoresTheGrace(_Remembering):

@@ -1,0 +1,105 @@
+"""The command: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from agora_conformance.cli import main
+from agora_conformance.requirements import REQUIREMENTS
+from click.testing import CliRunner, Result
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_list_names_the_local_target() -> None:
+    rows = json.loads(call("list", "--json").stdout)
+    local = next(row for row in rows if row["name"] == "local")
+    assert (local["provider"], local["emulated"], local["error"]) == ("local", False, None)
+    assert "local" in call("list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "no-such-target"], "no conformance target 'no-such-target' is installed"),
+        (["run", "local", "--only", "STOP-99"], "is no requirement"),
+        (["run", "local", "--only", "CAP-02"], "no requirement of this profile is selected"),
+        (["run", "json:dumps"], "cannot be loaded"),
+        (["run", "local", "--profile", "all"], "Invalid value"),
+        (["run", "local", "--jobs", "0"], "Invalid value"),
+        (["new", "Bad_Name"], "is no provider name"),
+        (["verify", "no-such-file"], "does not exist"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], says: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_an_unknown_key_in_the_configuration_is_wrong_usage(tmp_path: Path) -> None:
+    table = tmp_path / "target.toml"
+    table.write_text("colour = 'red'\n")
+    result = call("run", "local", "--target-config", table, "--only", "DISP-01")
+    assert result.exit_code in (1, 2)
+    assert "colour" in result.output
+
+
+def test_an_unknown_id_in_the_baseline_is_wrong_usage(tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline"
+    baseline.write_text("# known\nSTOP-01  # why\nSTOP-99\n")
+    result = call("run", "local", "--baseline", baseline)
+    assert result.exit_code == 2
+    assert "STOP-99" in result.output
+
+
+def test_a_filtered_run_reports_and_is_no_success(tmp_path: Path) -> None:
+    report, junit = tmp_path / "report.json", tmp_path / "junit.xml"
+    result = call("run", "local", "--only", "DISP-03", "--report", report, "--junit", junit)
+    assert result.exit_code == 3, result.output
+    data = json.loads(report.read_text())
+    assert data["result"]["core"] == "filtered"
+    assert data["backend"]["name"] == "Linux"
+    assert data["backend"]["emulated"] is False
+    assert [(row["id"], row["status"]) for row in data["checks"]] == [("DISP-03", "pass")]
+    assert data["leftovers"] == []
+    assert ET.parse(junit).getroot().find("testsuite") is not None
+    refused = call("verify", report)
+    assert refused.exit_code == 1
+    assert "filtered" in refused.output
+    assert call("badge", report).exit_code == 1
+    assert call("matrix", report).exit_code == 1
+
+
+def test_a_mutant_fails_with_exit_code_1(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    target = "agora_conformance.mutants:LOSES_ARGUMENTS"
+    result = call("run", target, "--only", "DISP-04", "--report", report)
+    assert result.exit_code == 1, result.output
+    row = json.loads(report.read_text())["checks"][0]
+    assert row["status"] == "fail"
+    assert "27 arrived" in row["message"]
+
+
+def test_a_baseline_forgives_a_known_failure_of_a_run(tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline"
+    baseline.write_text("DISP-04\n")
+    result = call("run", "agora_conformance.mutants:LOSES_ARGUMENTS", "--only", "DISP-04", "--baseline", baseline)
+    assert result.exit_code == 3
+    assert "fail (baseline)" in result.output
+
+
+def test_requirements_lists_them_all(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert call("requirements", "--output", page).exit_code == 0
+    text = page.read_text()
+    assert all(f"| {requirement.id} |" in text for requirement in REQUIREMENTS)
+
+
+def test_schema_is_that_of_a_report() -> None:
+    assert json.loads(call("schema").stdout)["title"] == "Report"

@@ -1,0 +1,30 @@
+"""The suite can fail: every mutant fails exactly the requirements that are pinned to it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from agora_conformance.mutants import MUTANTS
+from agora_conformance.requirements import REQUIREMENTS
+
+PASSED = ("pass", "inapplicable")
+
+
+@pytest.mark.serial
+@pytest.mark.slow
+@pytest.mark.mutants
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", sorted(MUTANTS, key=lambda name: name != "no-native-deadline"))
+def test_a_mutant_fails_exactly_what_is_pinned(
+    name: str, mutant_reports: dict[str, Future[dict[str, Any]]]
+) -> None:
+    report = mutant_reports[name].result(timeout=390)
+    seen = {row["id"]: f"{row['status']}: {row['message']}" for row in report["checks"] if row["status"] not in PASSED}
+    pinned = {requirement.id for requirement in REQUIREMENTS if name in requirement.mutants}
+    unexpected = {requirement: text for requirement, text in seen.items() if requirement not in pinned}
+    assert not unexpected
+    assert set(seen) == pinned
+    assert all(text.startswith("fail") for text in seen.values()), seen
+    assert report["result"]["extended"] == "failed"
