@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agora.errors import AgoraError
 from agora.model.cause import Cause, Via
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import Handle, Observation, Phase, StopReceipt
@@ -15,6 +17,7 @@ from agora.provider import Installation
 from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import PROVIDER, names
 from agora_k8s.api import Api
+from agora_k8s.cluster import Cluster, installation_selector
 from agora_k8s.provider import K8sProvider
 
 GRACEFUL = "trap 'echo got term; exit 42' TERM; echo ready; while :; do sleep 0.05; done"
@@ -51,7 +54,7 @@ class Hands:
         self.installation = installation
         if "kubeconfig" not in config:
             config["kubeconfig"] = emulator.kubeconfig(directory / "kubeconfig")
-        values = {"image": "busybox", "defaults": {"run_as_user": 0, "security": "image"}, **config}
+        values = {"image": "busybox", "defaults": {"security": "image"}, **config}
         made = PROVIDER.create("here", PROVIDER.config_model(**values), Installation(installation, directory))
         assert isinstance(made, K8sProvider)
         self.provider = made
@@ -96,6 +99,17 @@ class Hands:
     def job(self, handle: Handle) -> dict[str, Any] | None:
         """Return the Job of a dispatch as the cluster shows it."""
         return self.api.get("jobs", names.object_name(handle.id))
+
+    def clean(self) -> None:
+        """Delete everything of this installation and wait until its processes are gone."""
+        selector = installation_selector(self.installation)
+        for kind in ("jobs", "pods"):
+            for item in self.api.list(kind, selector)[0]:
+                with suppress(AgoraError):
+                    Cluster(self.api).let_go(item)
+                    self.api.delete(kind, item, propagationPolicy="Background", gracePeriodSeconds=2)
+        eventually(lambda: not self.emulator.processes(selector))
+        self.provider.close()
 
     def processes(self, handle: Handle) -> list[int]:
         """Return the live processes of a dispatch, seen from the node."""

@@ -19,7 +19,7 @@ from agora_conformance.target import Backend, ConformanceTarget
 
 from agora_k8s import names
 from agora_k8s.api import Api
-from agora_k8s.cluster import installation_selector
+from agora_k8s.cluster import Cluster, installation_selector
 from agora_k8s.config import K8sConfig
 from agora_k8s.connect import connect
 
@@ -112,7 +112,7 @@ class ClusterEyes:
         for kind in ("jobs", "pods"):
             for item in self.api.list(kind, installation_selector(installation))[0]:
                 with suppress(AgoraError):
-                    self.api.patch(kind, item["metadata"]["name"], {"metadata": {"finalizers": None}})
+                    Cluster(self.api).let_go(item)
                     self.api.delete(kind, item, propagationPolicy="Background", gracePeriodSeconds=2)
 
 

@@ -37,13 +37,18 @@ def stop(cluster: Cluster, ref: Ref, grace: int, summary: str, *, hold: bool) ->
             # What ended because of the suspension just now is no end of its own.
             return accepted if suspended else StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
         live = [pod for pod in pods if story.ended(job, pod) is None]
-        if live:
-            receipts = [_stop_pod(cluster, job, pod, grace, note, hold=hold) for pod in live]
+        bound = [pod for pod in live if pod["spec"].get("nodeName") or job is None]
+        if bound:
+            receipts = [_stop_pod(cluster, job, pod, grace, note, hold=hold) for pod in bound]
             if told := [receipt for receipt in receipts if receipt is not None]:
                 return _sum(told)
-        elif seen.phase is Phase.ABSENT or job is None:
+        elif job is None or seen.phase is Phase.ABSENT:
             return StopReceipt(kind=ReceiptKind.NOT_FOUND)
         elif not suspended:
+            # The Job's controller removes a pod that has no node yet, and makes no other. What it has counted
+            # goes at once; one that we deleted ourselves would wait for the next round of the pod collector.
+            for pod in live:
+                _mark(cluster, pod, note, hold=hold)
             cluster.suspend(job, {names.CAUSE: note})
             suspended = True
         if time.monotonic() > give_up:
@@ -55,20 +60,14 @@ def _stop_pod(
     cluster: Cluster, job: Item | None, pod: Item, grace: int, note: str, *, hold: bool
 ) -> StopReceipt | None:
     """Stop one pod; null where it changed meanwhile and has to be looked at again."""
-    degraded: tuple[str, ...] = ()
     metadata = pod["metadata"]
     if metadata.get("deletionTimestamp"):
         if names.annotation(pod, names.CAUSE) is None:
-            cluster.mark_pod(pod, note, hold=False)
+            _mark(cluster, pod, note, hold=False)
         return StopReceipt(
             kind=ReceiptKind.ALREADY_STOPPING, effective_grace=metadata.get("deletionGracePeriodSeconds") or grace
         )
-    marked: Item | None
-    try:
-        marked = cluster.mark_pod(pod, note, hold=hold)
-    except PermissionDenied:
-        # A stop is never refused for want of the right to write down who asked.
-        marked, degraded = pod, ("cause",)
+    marked, degraded = _mark(cluster, pod, note, hold=hold)
     if marked is None:
         return None
     if marked["metadata"].get("deletionTimestamp") is None and (seen := story.ended(job, marked)) is not None:
@@ -81,9 +80,15 @@ def _stop_pod(
         if job is not None:
             cluster.record(job, over)
         return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=over)
-    if job is not None and not pod["spec"].get("nodeName"):
-        cluster.suspend(job, {names.CAUSE: note})
     return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, degraded=degraded)
+
+
+def _mark(cluster: Cluster, pod: Item, note: str, *, hold: bool) -> tuple[Item | None, tuple[str, ...]]:
+    """Write the cause on a pod; without the right to do so the stop goes on, and says what it left out."""
+    try:
+        return cluster.mark_pod(pod, note, hold=hold), ()
+    except PermissionDenied:
+        return pod, ("cause",)
 
 
 def _ended_before(job: Item | None, deleted: Item) -> Observation | None:

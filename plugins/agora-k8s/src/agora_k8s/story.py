@@ -142,7 +142,7 @@ def _terminated(job: Item | None, pod: Item, terminated: Item) -> Observation:
     reason, message = terminated.get("reason") or "", terminated.get("message")
     started = moment(terminated.get("startedAt"))
     if reason in _NOT_STARTED:
-        missing = any(words in (message or "") for words in ("no such file", "not found"))
+        missing = any(words in (message or "").lower() for words in ("no such file", "not found"))
         return _never(job, pod, "program_not_found" if missing else "start_failed", message)
     if started is None:
         if container(pod).get("containerID") or "used to be Running" in (message or ""):

@@ -28,6 +28,8 @@ _WATCH_SECONDS = 50
 #: Silence beyond the server's own end of the watch that means a dead connection, in seconds.
 _SPARE = 10.0
 _TICK = 0.25
+#: Starts that fail are looked at so often without any news, in seconds.
+_AGAIN = 1.0
 #: Pause before a stream is set up again that broke at once: the first, and the longest, in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 
@@ -167,8 +169,12 @@ class Watch:
         streams = [Stream(self._api, kind, selector, events) for kind in ("pods", "jobs")]
         for stream in streams:
             stream.start()
+        again = time.monotonic() + _AGAIN
         try:
             while not (self._sink.closed or closed()):
+                if time.monotonic() > again:
+                    again = time.monotonic() + _AGAIN
+                    self._look_at_the_stuck()
                 try:
                     what, kind, value = events.get(timeout=_TICK)
                 except queue.Empty:
@@ -179,6 +185,12 @@ class Watch:
         finally:
             for stream in streams:
                 stream.close()
+
+    def _look_at_the_stuck(self) -> None:
+        """Look again at starts that fail: the cluster says nothing new of them, and patience has an end."""
+        for id, seen in list(self._told.items()):
+            if seen.phase is Phase.PENDING and seen.reason is not None:
+                self._tell(id)
 
     def _take(self, what: str, kind: str, value: Any) -> None:
         if what == "list":

@@ -1,0 +1,187 @@
+"""How workloads end when we stop them, looked at from the node and in the cluster's records."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+from agora.model.observation import Observation, Phase, ReceiptKind
+from agora_k8s import names
+from agora_k8s.api import STRATEGIC_PATCH
+from k8s_harness import GRACEFUL, STUBBORN, Hands, eventually
+
+
+def annotations(hands: Hands, handle: object) -> dict[str, str]:
+    job = hands.job(handle)  # type: ignore[arg-type]
+    assert job is not None
+    found: dict[str, str] = job["metadata"].get("annotations") or {}
+    return found
+
+
+def test_a_graceful_stop_keeps_the_exit_code_and_the_words(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    receipt = hands.stop(handle, grace=3, reason="not needed")
+    assert (receipt.kind, receipt.effective_grace, receipt.degraded) == (ReceiptKind.SIGNALLED, 3, ())
+    [pod] = hands.pods(handle)
+    note = json.loads(pod["metadata"]["annotations"][names.CAUSE])
+    assert note["by"] == "tester via api: not needed"
+    assert (note["grace"], pod["metadata"]["deletionGracePeriodSeconds"]) == (3, 3)
+    seen = hands.end(handle)
+    assert hands.processes(handle) == []
+    assert (seen.exit_code, seen.ended_by, seen.forced) == (42, None, False)
+
+
+def test_a_stubborn_workload_is_killed_after_its_grace(hands: Hands) -> None:
+    handle = hands.start(STUBBORN)
+    hands.ready(handle)
+    began = time.monotonic()
+    hands.stop(handle, grace=2)
+    seen = hands.end(handle)
+    assert 1.5 < time.monotonic() - began < 5
+    assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "inferred")
+    assert hands.processes(handle) == []
+
+
+def test_the_grace_is_never_shorter_than_the_kubelets(hands: Hands) -> None:
+    handle = hands.start(STUBBORN)
+    hands.ready(handle)
+    assert hands.stop(handle, grace=0).effective_grace == 2
+    [pod] = hands.pods(handle)
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 2
+
+
+def test_many_stops_send_one_signal(hands: Hands) -> None:
+    handle = hands.start("trap 'n=1' TERM; echo ready; while [ -z $n ]; do sleep 0.05; done; sleep 1; exit 7")
+    hands.ready(handle)
+    receipts = []
+    threads = [threading.Thread(target=lambda: receipts.append(hands.stop(handle, grace=4))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    kinds = {receipt.kind for receipt in receipts}
+    assert kinds <= {ReceiptKind.SIGNALLED, ReceiptKind.ALREADY_STOPPING}
+    assert len(receipts) == 8
+    assert hands.end(handle).exit_code == 7
+    assert len(hands.emulator.terms(f"{names.DISPATCH}={handle.id}")) <= 1
+    assert hands.stop(handle).kind is ReceiptKind.ALREADY_EXITED
+
+
+def test_a_later_shorter_grace_changes_nothing_and_says_so(hands: Hands) -> None:
+    handle = hands.start(GRACEFUL.replace("exit 42", "sleep 3; exit 42"), grace=10)
+    hands.ready(handle)
+    hands.stop(handle, grace=8)
+    receipt = hands.stop(handle, grace=2)
+    assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 8)
+    assert hands.end(handle).exit_code == 42
+
+
+def test_a_finished_workload_is_left_as_it_is(hands: Hands) -> None:
+    handle = hands.start("exit 3")
+    hands.end(handle)
+    before = hands.emulator.faults.requests()
+    receipt = hands.stop(handle)
+    assert receipt.kind is ReceiptKind.ALREADY_EXITED
+    assert receipt.observation is not None
+    assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (3, False)
+    after = hands.emulator.faults.requests()[len(before) :]
+    assert {call.verb for call in after} <= {"get", "list"}
+    assert len(hands.pods(handle)) == 1
+    assert hands.stop(handle).kind is ReceiptKind.ALREADY_EXITED
+
+
+def test_an_unschedulable_pod_is_stopped_before_it_starts(hands: Hands) -> None:
+    handle = hands.start(options={"node_selector": {"disk": "none"}})
+    eventually(lambda: hands.observe(handle).reason == "unschedulable")
+    assert "node affinity/selector" in (hands.observe(handle).message or "")
+    assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
+    seen = hands.end(handle)
+    assert (seen.never_started, seen.exit_code) == (True, None)
+    eventually(lambda: not hands.pods(handle))
+    assert hands.observe(handle).never_started
+    assert hands.job(handle) is not None
+
+
+def test_a_job_without_a_pod_is_suspended_and_never_starts(hands: Hands) -> None:
+    # Nothing makes pods while its Job is suspended; so a Job is left in the state just after its creation.
+    handle = hands.start(options={"node_selector": {"disk": "none"}})
+    eventually(lambda: hands.pods(handle))
+    job = hands.job(handle)
+    assert job is not None
+    hands.api.patch("jobs", job["metadata"]["name"], {"spec": {"suspend": True}})
+    eventually(lambda: not hands.pods(handle))
+    assert hands.observe(handle).reason == "suspended", "somebody else's suspension is no end"
+    receipt = hands.stop(handle)
+    assert receipt.kind is ReceiptKind.SIGNALLED
+    assert hands.end(handle).never_started
+    job = hands.job(handle)
+    assert job is not None
+    assert job["spec"]["suspend"] is True
+    assert names.CAUSE in job["metadata"]["annotations"]
+
+
+def test_the_exit_code_survives_where_nobody_looked(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    hands.stop(handle)
+    eventually(lambda: not hands.processes(handle))
+    eventually(lambda: hands.pods(handle)[0]["status"]["phase"] == "Failed")
+    [pod] = hands.pods(handle)
+    assert names.FINALIZER in pod["metadata"]["finalizers"], "the record is held"
+    assert hands.observe(handle).exit_code == 42
+    eventually(lambda: not hands.pods(handle))
+    assert hands.observe(handle).exit_code == 42
+    recorded = Observation.model_validate_json(annotations(hands, handle)[names.RESULT])
+    assert (recorded.phase, recorded.exit_code) == (Phase.ENDED, 42)
+
+
+def test_without_the_finalizer_an_end_that_nobody_saw_is_not_known(hands: Hands) -> None:
+    bare = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation, finalizer=False)
+    handle = bare.start()
+    bare.ready(handle)
+    bare.stop(handle)
+    assert names.FINALIZER not in bare.pods(handle)[0]["metadata"]["finalizers"]
+    eventually(lambda: not bare.pods(handle))
+    assert bare.observe(handle).phase is Phase.ABSENT
+    bare.provider.close()
+
+
+def test_only_pods_that_we_stop_are_held(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    [pod] = hands.pods(handle)
+    assert names.FINALIZER not in pod["metadata"]["finalizers"]
+
+
+def test_the_documented_patch_lets_a_held_pod_go(hands: Hands) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    found = re.search(r"kubectl patch pod POD -n NAMESPACE -p '(.*)'", page)
+    assert found is not None
+    handle = hands.start()
+    hands.ready(handle)
+    hands.stop(handle)
+    eventually(lambda: hands.pods(handle)[0]["status"]["phase"] == "Failed")
+    [pod] = hands.pods(handle)
+    assert names.FINALIZER in pod["metadata"]["finalizers"]
+    # What `kubectl patch` sends without --type.
+    hands.api.patch("pods", pod["metadata"]["name"], json.loads(found[1]), STRATEGIC_PATCH)
+    eventually(lambda: not hands.pods(handle))
+    eventually(lambda: (hands.job(handle) or {})["status"].get("failed") == 1)
+
+
+def test_a_held_pod_is_the_record_where_the_job_is_gone(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    hands.stop(handle)
+    job = hands.job(handle)
+    assert job is not None
+    hands.api.delete("jobs", job, propagationPolicy="Background")
+    assert hands.end(handle).exit_code == 42
+    assert [one.ended for one in hands.provider.list_owned(hands.installation)] == [True]
+    hands.provider.release(handle)
+    eventually(lambda: not hands.pods(handle))
+    assert list(hands.provider.list_owned(hands.installation)) == []
