@@ -55,12 +55,20 @@ def list_command(*, as_json: bool) -> None:
 
 @main.command()
 @click.argument("target")
-@click.option("--target-config", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="F",
-              help="TOML table of the target's configuration; replaces the declared one whole.")
+@click.option(
+    "--target-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="F",
+    help="TOML table of the target's configuration; replaces the declared one whole.",
+)
 @click.option("--profile", type=click.Choice(["core", "extended"]), default="core", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=None, metavar="N", help="Checks at the same time.")
-@click.option("--baseline", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="F",
-              help="Ids that are known not to pass, one a line.")
+@click.option(
+    "--baseline",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="F",
+    help="Ids that are known not to pass, one a line.",
+)
 @click.option("--only", multiple=True, metavar="ID", help="Run this requirement alone; such a run is never a success.")
 @click.option("--report", "report_path", type=click.Path(dir_okay=False, path_type=Path), metavar="F")
 @click.option("--junit", "junit_path", type=click.Path(dir_okay=False, path_type=Path), metavar="F")
@@ -233,6 +241,42 @@ def schema(output: Path | None) -> None:
     from agora_conformance.report import schema as report_schema
 
     _write(json.dumps(report_schema(), indent=2) + "\n", output)
+
+
+@main.command()
+@click.argument("backend", type=click.Choice(["k8s"]))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Loopback port; 0 for any.")
+@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="Write a kubeconfig to this file.")
+@click.option(
+    "--manifest",
+    "manifests",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Create the objects of this YAML file first.",
+)
+@click.option("--missing", multiple=True, metavar="PATTERN", help="Images that cannot be pulled.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    help="How slow it is; 0.2 is five times as fast as a real cluster, graces included.",
+)
+def emulator(
+    *,
+    backend: str,
+    port: int,
+    kubeconfig: Path | None,
+    manifests: tuple[Path, ...],
+    missing: tuple[str, ...],
+    scale: float,
+) -> None:
+    """Serve an emulated BACKEND, with real processes, on the loopback interface until interrupted."""
+    try:
+        from agora_conformance.emulators.k8s.serve import serve
+    except ModuleNotFoundError as error:
+        raise _Usage(f"{error.name} is missing: install agora-conformance[emulators]") from error
+    serve(port, kubeconfig, manifests, missing, scale, lambda line: click.echo(f"{backend}: {line}"))
 
 
 @main.command()

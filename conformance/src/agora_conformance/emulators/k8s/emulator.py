@@ -13,17 +13,17 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from agora_conformance.emulators.k8s import selectors
 from agora_conformance.emulators.k8s.access import Access
 from agora_conformance.emulators.k8s.admission import admit
 from agora_conformance.emulators.k8s.clock import Timing
 from agora_conformance.emulators.k8s.cluster import Cluster
 from agora_conformance.emulators.k8s.collector import Collector
+from agora_conformance.emulators.k8s.control import Control
 from agora_conformance.emulators.k8s.errors import Object
 from agora_conformance.emulators.k8s.faults import Faults
 from agora_conformance.emulators.k8s.jobs import JobController
 from agora_conformance.emulators.k8s.nodes import Node, PodCollector, Scheduler
-from agora_conformance.emulators.k8s.resources import BY_KIND, NODES
+from agora_conformance.emulators.k8s.resources import BY_KIND
 from agora_conformance.emulators.k8s.server import Server
 from agora_conformance.emulators.k8s.streams import BOOKMARKS
 from agora_conformance.emulators.runner import Image, Images, Runner
@@ -75,6 +75,7 @@ class K8sEmulator:
         self._cluster: Cluster
         self._access: Access
         self._node: Node
+        self._control: Control
         self.faults: Faults
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -138,7 +139,8 @@ class K8sEmulator:
         self._node = Node(self._cluster, self._node_name, "10.0.0.10")
         for name in ("default", "kube-system"):
             self._cluster.found(name)
-        server = Server(self._cluster, self._node.kubelet, self._access, self.faults, self._bookmarks)
+        self._control = Control(self._cluster, self._node, self.faults)
+        server = Server(self._cluster, self._node, self._access, self.faults, self._bookmarks)
         runner = web.AppRunner(server.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         listener = socket.create_server(("127.0.0.1", self._port))
@@ -162,6 +164,9 @@ class K8sEmulator:
             await runner.cleanup()
 
     def _on_loop(self, work: Callable[[], Any]) -> Any:
+        if threading.current_thread() is self._thread:
+            return work()
+
         async def run() -> Any:
             return work()
 
@@ -221,39 +226,22 @@ class K8sEmulator:
 
         Pods whose object is gone are among them as long as a process of theirs lives.
         """
-        test = selectors.labels(selector)
-
-        def look() -> list[int]:
-            return [
-                pid
-                for sandbox in self._node.kubelet.sandboxes.values()
-                if test(sandbox.pod)
-                for container in sandbox.containers.values()
-                for pid in container.processes()
-            ]
-
-        found: list[int] = self._on_loop(look)
+        found: list[int] = self._on_loop(lambda: self._control.processes(selector))
         return found
 
     def terms(self, selector: str = "") -> list[float]:
         """Return when SIGTERM was sent to the containers of the chosen pods, in seconds since the epoch."""
-        test = selectors.labels(selector)
-
-        def look() -> list[float]:
-            sandboxes = [one for one in self._node.kubelet.sandboxes.values() if test(one.pod)]
-            return sorted(at for one in sandboxes for container in one.containers.values() for at in container.terms)
-
-        found: list[float] = self._on_loop(look)
+        found: list[float] = self._on_loop(lambda: self._control.terms(selector))
         return found
 
     def node_away(self) -> None:
         """Kill the kubelet: containers run on, nobody reports them, and deletes are not carried out."""
-        self._await(self._node.away())
+        self._await(self._control.node_away())
 
     def node_back(self) -> None:
         """Start the kubelet again."""
-        self._on_loop(self._node.back)
+        self._on_loop(self._control.node_back)
 
     def delete_node(self) -> None:
         """Delete the node object, as a cloud's controller does with a machine that it takes for dead."""
-        self._on_loop(lambda: self._cluster.store.remove(NODES, "", self._node_name))
+        self._on_loop(self._control.delete_node)

@@ -11,9 +11,10 @@ from aiohttp import web
 from agora_conformance.emulators.k8s import discovery, routes, tables
 from agora_conformance.emulators.k8s.access import Access
 from agora_conformance.emulators.k8s.cluster import Cluster
+from agora_conformance.emulators.k8s.control import CONTROL, Control
 from agora_conformance.emulators.k8s.errors import ApiError, Object, bad_request
 from agora_conformance.emulators.k8s.faults import Call, Cut, Faults
-from agora_conformance.emulators.k8s.kubelet import Kubelet
+from agora_conformance.emulators.k8s.nodes import Node
 from agora_conformance.emulators.k8s.operations import Operations
 from agora_conformance.emulators.k8s.streams import PodLog, Watch
 
@@ -27,14 +28,15 @@ class Server:
 
     Parameters:
         cluster: what they are about.
-        kubelet: has the logs.
+        node: has the logs.
         access: who may do what.
         faults: what goes wrong on purpose.
         bookmarks: seconds between two bookmarks of a watch.
     """
 
-    def __init__(self, cluster: Cluster, kubelet: Kubelet, access: Access, faults: Faults, bookmarks: float) -> None:
-        self._cluster, self._kubelet, self._access, self._faults = cluster, kubelet, access, faults
+    def __init__(self, cluster: Cluster, node: Node, access: Access, faults: Faults, bookmarks: float) -> None:
+        self._cluster, self._kubelet, self._access, self._faults = cluster, node.kubelet, access, faults
+        self._control = Control(cluster, node, faults)
         self._operations = Operations(cluster, access, faults)
         self._bookmarks = bookmarks
 
@@ -55,11 +57,13 @@ class Server:
         except Cut:
             if request.transport is not None:
                 request.transport.abort()
-            raise ConnectionResetError("cut on purpose") from None
+            return web.Response()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path in HEALTH:
             return web.Response(text="ok")
+        if request.path.startswith(CONTROL):
+            return self._json(await self._control.do(request.method, request.path.removeprefix(CONTROL), request))
         page = discovery.page(request.path)
         if page is not None:
             return self._json(page)
@@ -91,6 +95,9 @@ class Server:
         data = await request.read()
         if not data:
             return None, kind
+        if "protobuf" in kind or "yaml" in kind:
+            text = "the body of the request was in an unknown format - accepted media types include: application/json"
+            raise ApiError(415, "UnsupportedMediaType", text, {})
         try:
             return json.loads(data), kind
         except ValueError as error:

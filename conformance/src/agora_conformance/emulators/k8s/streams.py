@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -19,10 +20,12 @@ from agora_conformance.emulators.k8s.kubelet import Kubelet
 from agora_conformance.emulators.k8s.resources import PODS
 from agora_conformance.emulators.k8s.routes import Route
 from agora_conformance.emulators.k8s.store import Change
-from agora_conformance.emulators.runner import Line
+from agora_conformance.emulators.runner import Line, Log
 
 #: Seconds between two bookmarks; the API server sends about one a minute.
 BOOKMARKS = 60.0
+#: Seconds between two looks whether the client is still there.
+CLIENT_CHECK = 1.0
 INITIAL_END = "k8s.io/initial-events-end"
 Render = Callable[[Object], Object]
 
@@ -68,7 +71,9 @@ class Watch:
             except ApiError as error:
                 await self._send("ERROR", error.status())
                 return self._response
-            await self._go_on(watcher.queue, version)
+            await self._go_on(request, watcher.queue, version)
+        except ConnectionError:
+            pass  # the client has gone
         finally:
             self._faults.watches.discard(self.end)
             self._cluster.store.unwatch(watcher)
@@ -92,15 +97,15 @@ class Watch:
                 await self._tell(change)
         return max(int(asked), store.version)
 
-    async def _go_on(self, queue: asyncio.Queue[Change], version: int) -> None:
+    async def _go_on(self, request: web.Request, queue: asyncio.Queue[Change], version: int) -> None:
         loop = asyncio.get_running_loop()
         limit = float(self._query.get("timeoutSeconds") or random.uniform(1800, 3600))  # noqa: S311 - spreads load
         over, bookmark = loop.time() + limit, loop.time() + self._bookmarks
         getting: asyncio.Task[Change] | None = None
         try:
-            while loop.time() < over:
+            while loop.time() < over and request.transport is not None and not request.transport.is_closing():
                 getting = getting or asyncio.ensure_future(queue.get())
-                left = min(over, bookmark) - loop.time()
+                left = min(over, bookmark, loop.time() + CLIENT_CHECK) - loop.time()
                 waiting: list[asyncio.Future[Any]] = [getting, self._end]
                 await asyncio.wait(waiting, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
                 if self._end.done():
@@ -180,14 +185,20 @@ class PodLog:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         left = [int(self._query["limitBytes"])] if self._query.get("limitBytes") else []
+        with contextlib.suppress(ConnectionError):  # the client may go at any time
+            await self._send(response, container.log, lines, left, follow=follow)
+        return response
+
+    async def _send(
+        self, response: web.StreamResponse, log: Log, lines: list[Line], left: list[int], *, follow: bool
+    ) -> None:
         for line in self._chosen(lines):
             if not await self._write(response, line, left):
-                return response
+                return
         if follow:
-            async for line in container.log.follow(lines):
+            async for line in log.follow(lines):
                 if not await self._write(response, line, left):
-                    break
-        return response
+                    return
 
     def _container(self, pod: Object) -> str:
         names = [one["name"] for one in pod["spec"]["containers"]]
