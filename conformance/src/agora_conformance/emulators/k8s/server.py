@@ -69,7 +69,9 @@ class Server:
             return self._json(page)
         user = self._access.user(request.headers.get("Authorization", ""))
         route = routes.read(request.method, request.path, request.query)
-        self._access.check(user, route.verb, route.resource, route.subresource, route.namespace, route.name)
+        # A namespace counts as being in itself, so that a Role in it may allow to read it.
+        where = route.name if route.resource.kind == "Namespace" else route.namespace
+        self._access.check(user, route.verb, route.resource, route.subresource, where, route.name)
         what = f"{route.resource.plural}/{route.subresource}" if route.subresource else route.resource.plural
         call = Call(route.verb, what, route.name, request.query.get("labelSelector", ""))
         self._faults.seen.append(call)
