@@ -1,0 +1,186 @@
+"""How workloads start: once, as asked for, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from agora.errors import DispatchConflict, PermissionDenied, StopRequested, SubmitRefused, Unreachable
+from agora.model.ids import new_dispatch_id
+from agora.model.observation import Handle, Phase
+from agora.model.spec import Spec
+from agora_conformance.emulators.k8s import K8sEmulator
+from agora_k8s import names
+from k8s_harness import GRACEFUL, Hands, eventually, never
+
+SHOW = "printf '%s' \"$TOKEN\" | od -A n -t x1; echo ready; sleep 60"
+
+
+def test_twenty_dispatches_at_once_make_one_workload(hands: Hands) -> None:
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
+    id = new_dispatch_id()
+    handles: list[Handle] = []
+    threads = [
+        threading.Thread(target=lambda hand=hand: handles.append(hand.start(id=id)))  # type: ignore[misc]
+        for hand in (hands, other) * 10
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(handles) == 20
+    assert len({handle.data["uid"] for handle in handles}) == 1
+    hands.ready(handles[0])
+    assert len(hands.pods(handles[0])) == 1
+    other.provider.close()
+
+
+def test_another_spec_or_installation_is_a_conflict(hands: Hands, tmp_path: Path) -> None:
+    handle = hands.start()
+    with pytest.raises(DispatchConflict, match="another spec"):
+        hands.start("exit 9", id=handle.id)
+    stranger = Hands(hands.emulator, tmp_path, "another-installation")
+    with pytest.raises(DispatchConflict, match="does not belong"):
+        stranger.start(id=handle.id)
+    assert stranger.provider.find(handle.id) is None
+    assert hands.provider.find(handle.id[:-1]) is None
+    found = hands.provider.find(handle.id)
+    assert found == handle
+    assert [one.handle for one in hands.provider.list_owned(hands.installation)] == [handle]
+
+
+def test_a_lost_answer_is_found_again(hands: Hands) -> None:
+    id = new_dispatch_id()
+    hands.emulator.faults.cut(1, after=True, verb="create", resource="jobs")
+    with pytest.raises(Unreachable) as caught:
+        hands.start(id=id)
+    assert caught.value.sent is True
+    found = hands.provider.find(id)
+    assert found is not None
+    assert hands.start(id=id) == found
+    assert len(eventually(lambda: hands.pods(found))) == 1
+
+
+def test_server_errors_and_throttling_are_waited_out(hands: Hands) -> None:
+    hands.emulator.faults.fail(2, verb="create", resource="jobs")
+    hands.emulator.faults.throttle(1, retry_after=1, verb="list", resource="pods")
+    handle = hands.start()
+    hands.ready(handle)
+
+
+def test_a_server_that_stays_busy_is_unreachable_in_time(hands: Hands) -> None:
+    hands.emulator.faults.throttle(None, retry_after=30, verb="create", resource="jobs")
+    with pytest.raises(Unreachable) as caught:
+        hands.start()
+    assert caught.value.sent is False, "a throttled request was not carried out"
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_a_stop_before_the_start_leaves_nothing(hands: Hands, allowed: int) -> None:
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > allowed:
+            raise StopRequested("a test")
+
+    spec = Spec(command=("sh", "-c", GRACEFUL), secrets={"TOKEN": "hidden"})
+    id = new_dispatch_id()
+    with pytest.raises(StopRequested):
+        hands.provider.dispatch(id, spec, check)
+    selector = f"{names.DISPATCH}={id}"
+    assert hands.api.list("jobs", selector)[0] == []
+    eventually(lambda: not hands.api.list("secrets", selector)[0])
+    assert hands.emulator.processes(selector) == []
+
+
+def test_a_secret_arrives_unexpanded_and_goes_with_its_job(hands: Hands) -> None:
+    handle = hands.start(SHOW, secrets={"TOKEN": "s3cret $(HOME) $$"})
+    hands.ready(handle)
+    assert bytes.fromhex(hands.output(handle).split(b"ready")[0].decode()) == b"s3cret $(HOME) $$"
+    selector = f"{names.DISPATCH}={handle.id}"
+    [secret] = hands.api.list("secrets", selector)[0]
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == handle.data["uid"]
+    hands.stop(handle, grace=2)
+    hands.end(handle)
+    hands.provider.release(handle)
+    eventually(lambda: not hands.api.list("secrets", selector)[0])
+
+
+def test_a_start_that_failed_half_way_is_finished_by_its_own_process(hands: Hands) -> None:
+    id = new_dispatch_id()
+    hands.emulator.faults.cut(1, verb="create", resource="secrets")
+    with pytest.raises(Unreachable):
+        hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    assert hands.provider.find(id) is None, "this process may send it again"
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
+    assert other.provider.find(id) is not None, "another one has to look after it"
+    handle = hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    hands.ready(handle)
+    assert len(hands.pods(handle)) == 1
+    other.provider.close()
+
+
+def test_a_half_made_job_is_stopped_for_good(hands: Hands) -> None:
+    id = new_dispatch_id()
+    hands.emulator.faults.cut(1, verb="create", resource="secrets")
+    with pytest.raises(Unreachable):
+        hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
+    handle = other.provider.find(id)
+    assert handle is not None
+    assert other.observe(handle).reason == "starting"
+    other.stop(handle)
+    assert other.end(handle).never_started
+    with pytest.raises(StopRequested):
+        hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    assert hands.processes(handle) == []
+    other.provider.close()
+
+
+def test_a_half_made_job_of_a_dead_process_is_given_up(hands: Hands) -> None:
+    id = new_dispatch_id()
+    hands.emulator.faults.cut(1, verb="create", resource="secrets")
+    with pytest.raises(Unreachable):
+        hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
+    handle = other.provider.find(id)
+    assert handle is not None
+    hands.emulator.faults.skew(server=120)
+    seen = other.end(handle)
+    assert (seen.never_started, seen.reason) == (True, "start_not_finished")
+    with pytest.raises(SubmitRefused) as caught:
+        hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    assert caught.value.reason == "start_not_finished"
+    other.provider.close()
+
+
+def test_what_the_cluster_refuses_is_a_definite_refusal(hands: Hands) -> None:
+    with pytest.raises(SubmitRefused, match="63") as caught:
+        hands.start(options={"labels": {"team": "x" * 64}})
+    assert caught.value.reason == "job_refused"
+
+
+def test_credentials_that_are_refused_name_their_source(emulator: K8sEmulator, tmp_path: Path) -> None:
+    emulator.faults.clear()
+    nobody = emulator.kubeconfig(tmp_path / "nobody", token=emulator.token("system:serviceaccount:default:nobody"))
+    hands = Hands(emulator, tmp_path, kubeconfig=nobody)
+    with pytest.raises(PermissionDenied, match=r"namespaces.*nobody"):
+        hands.start()
+    wrong = emulator.kubeconfig(tmp_path / "wrong", token="wrong")
+    with pytest.raises(PermissionDenied, match=r"Unauthorized.*wrong"):
+        Hands(emulator, tmp_path, kubeconfig=wrong).start()
+
+
+def test_another_namespace_of_the_same_name_is_another_backend(hands: Hands) -> None:
+    handle = hands.start()
+    elsewhere = handle.model_copy(update={"backend": "another-uid"})
+    with pytest.raises(Unreachable, match="another-uid"):
+        hands.observe(elsewhere)
+    with pytest.raises(Unreachable, match="another-uid"):
+        hands.stop(elsewhere)
+    seen = hands.provider.observe([handle, elsewhere])
+    assert (seen[1].phase, seen[1].reachable) == (Phase.RUNNING, False)
+    assert hands.provider.dispatch(handle.id, Spec(command=("sh", "-c", GRACEFUL), grace=5), never) == handle

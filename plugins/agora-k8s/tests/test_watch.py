@@ -1,0 +1,137 @@
+"""One watch for all workloads, whatever happens to its connections."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+from agora.errors import AgoraError
+from agora.model.observation import EndedBy, Handle, Observation, Phase
+from k8s_harness import GRACEFUL, Hands, eventually
+
+
+class Sink:
+    """Gathers what a watch pushes."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Handle] = {}
+        self.seen: dict[str, list[Observation]] = {}
+        self.asked: list[str] = []
+        self.up = 0
+        self.over = threading.Event()
+        self.error: AgoraError | None = None
+
+    def connected(self) -> None:
+        self.up += 1
+
+    def push(self, dispatch_id: str, observation: Observation) -> None:
+        self.seen.setdefault(dispatch_id, []).append(observation)
+
+    def stale(self, dispatch_id: str) -> None:
+        self.asked.append(dispatch_id)
+
+    def handles(self) -> Mapping[str, Handle]:
+        return dict(self.live)
+
+    @property
+    def closed(self) -> bool:
+        return self.over.is_set()
+
+    def last(self, handle: Handle) -> Observation:
+        """Return the last word about a workload."""
+        return self.seen.get(handle.id, [Observation(phase=Phase.ABSENT)])[-1]
+
+
+@pytest.fixture
+def sink(hands: Hands) -> Iterator[Sink]:
+    """A sink with a watch that stands."""
+    made = Sink()
+
+    def watch() -> None:
+        try:
+            hands.provider.watch(made)
+        except AgoraError as error:
+            made.error = error
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    eventually(lambda: made.up)
+    yield made
+    made.over.set()
+    began = time.monotonic()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 2
+
+
+def start(hands: Hands, sink: Sink, script: str = GRACEFUL, **fields: object) -> Handle:
+    handle = hands.start(script, **fields)  # type: ignore[arg-type]
+    sink.live[handle.id] = handle
+    return handle
+
+
+def test_a_life_is_pushed(hands: Hands, sink: Sink) -> None:
+    handle = start(hands, sink)
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.stop(handle)
+    eventually(lambda: sink.last(handle).phase is Phase.ENDED)
+    assert sink.last(handle).exit_code == 42
+
+
+def test_an_exit_code_is_pushed_before_the_record_is_gone(hands: Hands, sink: Sink) -> None:
+    handle = start(hands, sink)
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.api.delete("pods", hands.pods(handle)[0])
+    eventually(lambda: sink.last(handle).phase is Phase.ENDED)
+    assert (sink.last(handle).exit_code, sink.last(handle).ended_by) == (42, EndedBy.EXTERNAL)
+    eventually(lambda: not hands.pods(handle))
+    assert hands.observe(handle).exit_code == 42, "and it was written on the Job"
+
+
+@pytest.mark.parametrize("fault", ["expire", "cut_watches"])
+def test_a_broken_watch_is_healed_by_a_list(hands: Hands, sink: Sink, fault: str) -> None:
+    handle = start(hands, sink)
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.emulator.faults.fail(1, verb="watch")
+    getattr(hands.emulator.faults, fault)()
+    hands.stop(handle)
+    eventually(lambda: sink.last(handle).phase is Phase.ENDED)
+    assert sink.last(handle).exit_code == 42
+    assert sink.error is None
+
+
+def test_events_that_are_lost_are_found_by_the_next_list(hands: Hands, sink: Sink) -> None:
+    handle = start(hands, sink)
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.emulator.faults.lose_events(50, resource="pods")
+    hands.stop(handle)
+    assert hands.end(handle).exit_code == 42
+    hands.emulator.faults.clear()
+    hands.emulator.faults.expire()
+    eventually(lambda: sink.last(handle).phase is Phase.ENDED or handle.id in sink.asked)
+
+
+def test_a_watch_that_always_fails_makes_few_requests(hands: Hands, sink: Sink) -> None:
+    before = len(hands.emulator.faults.requests("watch"))
+    hands.emulator.faults.fail(None, verb="watch")
+    hands.emulator.faults.expire()
+    time.sleep(2)  # long enough for a loop without pauses to show itself
+    assert len(hands.emulator.faults.requests("watch")) - before < 20
+
+
+def test_a_list_that_fails_ends_the_watch_with_its_error(hands: Hands, sink: Sink) -> None:
+    hands.emulator.faults.fail(None, code=403, verb="list")
+    hands.emulator.faults.expire()
+    eventually(lambda: sink.error)
+    assert "etcdserver" in str(sink.error)
+
+
+def test_workloads_of_others_are_not_pushed(hands: Hands, sink: Sink) -> None:
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], "somebody-else")
+    handle = other.start("exit 0")
+    sink.live[handle.id] = handle
+    other.end(handle)
+    assert handle.id not in sink.seen
+    other.clean()
