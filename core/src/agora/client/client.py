@@ -170,12 +170,12 @@ class AgoraClient:
         entry, where, new = await engine.record(wanted, target, id)
         if new:
             entry = await self._sent(entry, wanted, where)
-        if entry.live:
+        elif entry.live:
             await self._supervised.ensure_background(entry)
         return DispatchHandle(self, entry.public())
 
     async def _sent(self, entry: Entry, spec: Spec, target: Target) -> Entry:
-        """Send in a task of the client's own, so that a cancelled caller leaves no half-sent dispatch."""
+        """Send in a task of the client's own: a cancelled caller leaves neither a half-sent nor a lone dispatch."""
         done = anyio.Event()
         outcome: list[Entry | Exception] = []
 
@@ -185,14 +185,15 @@ class AgoraClient:
                     outcome.append(await self._opened.send(entry, spec, target))
                 except Exception as error:  # noqa: BLE001 - handed to the caller below
                     outcome.append(error)
-            done.set()
+                finally:
+                    await self._supervised.take_over(next((e for e in outcome if isinstance(e, Entry)), entry))
+                    done.set()
 
         if self._tasks is None:
             raise AgoraError("the client is closed")
         self._tasks.start_soon(send)
         await done.wait()
-        result = outcome[0]
-        if isinstance(result, Exception):
+        if isinstance(result := outcome[0], Exception):
             raise result
         return result
 

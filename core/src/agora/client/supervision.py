@@ -98,13 +98,30 @@ class Supervision:
     async def ensure_background(self, entry: Entry) -> None:
         """Start the background supervisor unless one is alive, or say on the record that nobody does."""
         self._reap_children()
-        if not self._background:
-            if not any(note.type == "no_supervisor" for note in entry.notes):
-                await self._engine.core.apply(entry, Noted("no_supervisor"))
+        why: dict[str, str] = {}
+        if self._background:
+            home = self._engine.store.home
+            try:
+                pid = await anyio.to_thread.run_sync(start, home, self._engine.settings)
+            except OSError as error:
+                # What was asked for is done and recorded; that nobody goes on with it is told, not raised.
+                why["error"] = f"cannot be started with its log in {home}: {error.strerror}"
+                logger.warning("dispatch %s: the background supervisor %s", entry.id, why["error"])
+            else:
+                self._children += [] if pid is None else [pid]
+                return
+        if not any(note.type == "no_supervisor" for note in entry.notes):
+            await self._engine.core.apply(entry, Noted("no_supervisor", why))
+
+    async def take_over(self, entry: Entry) -> None:
+        """See that somebody looks after a dispatch whose sender may leave, however its send went."""
+        if not entry.live:
             return
-        pid = await anyio.to_thread.run_sync(start, self._engine.store.home, self._engine.settings)
-        if pid is not None:
-            self._children.append(pid)
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.ensure_background(entry)
+            except AgoraError as error:
+                logger.warning("dispatch %s: who looks after it could not be written down: %s", entry.id, error)
 
     def _reap_children(self) -> None:
         for pid in list(self._children):

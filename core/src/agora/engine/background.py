@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from agora.config import Settings, load_settings
+from agora.config import Settings
 
 #: It stays for so long after the last dispatch has ended, in seconds.
 LINGER = 2.0
@@ -66,7 +65,8 @@ def start(home: Path, settings: Settings) -> int | None:
     """
     if running(home):
         return None
-    arguments = [sys.executable, "-m", "agora.engine.background", "--home", str(home)]
+    # -P: a module of the caller's working directory must not stand in for one of ours or of the library.
+    arguments = [sys.executable, "-P", "-m", "agora.engine.background", "--home", str(home.absolute())]
     arguments += ["--lost-after", str(settings.lost_after), "--abandon-after", str(settings.abandon_after)]
     log = str(home / "supervisor.log")
     actions = [
@@ -100,7 +100,9 @@ def main() -> None:
     os.closerange(3, 1024)
     os.chdir(given.home)
     configure_logging("WARNING")
-    settings = replace(load_settings(), lost_after=given.lost_after, abandon_after=given.abandon_after)
+    # Every target comes from the records. A configuration that is wrong, or not found from here, must not keep
+    # what runs from being looked after.
+    settings = Settings(lost_after=given.lost_after, abandon_after=given.abandon_after)
     try:
         anyio.run(_serve_while_there, given.home, settings)
     except Exception:
