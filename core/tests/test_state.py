@@ -659,3 +659,17 @@ def test_a_dispatch_that_ended_without_proof_is_still_claimed_by_whoever_sends()
     other = facts.AttemptBegan("kill", Lease(owner="p2", until=START + timedelta(seconds=15)))
     assert state.apply(sending, other, START).answer is None
     assert state.apply(sending, other, START + timedelta(seconds=16)).answer == 2
+
+
+def test_several_supervisors_count_the_same_time_away_once() -> None:
+    entry, _ = told(new_entry(), *RUNNING)
+    away = Failure(type="unreachable", message="no")
+    for second in range(11):
+        for each in range(5):
+            failed = facts.LookFailed(away, 0.0 if second == 0 else 1.0)
+            entry, _ = told(entry, failed, now=START + timedelta(seconds=second, milliseconds=each))
+    assert entry.away_seconds == pytest.approx(10.0, abs=0.01)
+    entry, _ = told(entry, facts.Seen(Observation(phase=Phase.RUNNING)), now=START + timedelta(seconds=12))
+    assert (entry.away_seconds, entry.reachable) == (0.0, True)
+    entry, _ = told(entry, facts.LookFailed(away, 60.0), now=START + timedelta(seconds=60))
+    assert entry.away_seconds == 0.0, "somebody had an answer in between"

@@ -140,6 +140,7 @@ class Entry(Record):
         failure: why the last attempt or look failed.
         held: an end seen while an attempt is unanswered.
         away_seconds: time in which a supervisor asked and got no answer, since the last answer.
+        away_at: when one last asked so; several at once count the same time once.
         given_up: nobody will try to confirm the end any more.
         sequence: number of the last event.
         version: number of writes, for the conditional update.
@@ -166,6 +167,7 @@ class Entry(Record):
     failure: Failure | None = None
     held: Observation | None = None
     away_seconds: float = 0
+    away_at: AwareDatetime | None = None
     given_up: bool = False
     sequence: int = 0
     version: int = 0

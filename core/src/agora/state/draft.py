@@ -102,6 +102,6 @@ def expired(lease: Lease | None, now: datetime) -> bool:
 def back(draft: Draft) -> None:
     """The target answered: take back what said that it did not."""
     entry = draft.entry
-    if entry.reachable is not True or entry.away_seconds:
+    if entry.reachable is not True or entry.away_at is not None:
         reason = None if entry.reason in AWAY_REASONS else entry.reason
-        draft.set(reachable=True, away_seconds=0.0, reason=reason)
+        draft.set(reachable=True, away_seconds=0.0, away_at=None, reason=reason)

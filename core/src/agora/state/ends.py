@@ -102,7 +102,7 @@ def _fill(draft: Draft, seen: Observation) -> None:
     entry = draft.entry
     if not entry.state.terminal and not seen.never_started:
         mark_started(draft, seen)
-    values: dict[str, Any] = {"reachable": True, "away_seconds": 0.0, "failure": None}
+    values: dict[str, Any] = {"reachable": True, "away_seconds": 0.0, "away_at": None, "failure": None}
     if entry.exit_code is None and not seen.never_started:
         values["exit_code"] = seen.exit_code
     for name in ("signal", "oom", "forced", "evidence"):

@@ -111,7 +111,13 @@ def look_failed(draft: Draft, fact: facts.LookFailed) -> bool:
     entry = draft.entry
     if entry.state.terminal and entry.confirmed is not False:
         return False
-    draft.set(reachable=False, away_seconds=entry.away_seconds + fact.seconds, failure=fact.failure)
+    since = 0.0 if entry.away_at is None else max(0.0, (draft.now - entry.away_at).total_seconds())
+    draft.set(
+        reachable=False,
+        away_seconds=entry.away_seconds + min(fact.seconds, since),
+        away_at=draft.now,
+        failure=fact.failure,
+    )
     if not entry.state.terminal:
         draft.set(reason=fact.failure.type)
     return True
