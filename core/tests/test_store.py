@@ -571,3 +571,19 @@ def test_an_answer_after_a_claim_is_in_the_row_that_the_next_process_reads(
         other.close()
 
     run(work())
+
+
+def test_a_damaged_record_is_named_and_hides_no_other(
+    store: Store, make_entry: Make, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        for id in ("d1", "d2"):
+            await store.create(make_entry(id))
+        store._writer.submit(lambda c: c.execute("UPDATE dispatches SET body = '{}' WHERE id = 'd1'")).result(10)
+        assert [entry.id for entry in await store.listed(Filter())] == ["d2"]
+        assert [entry.id for entry in await store.read_many(["d1", "d2"])] == ["d2"]
+        with pytest.raises(StoreError, match="the record of dispatch d1 cannot be read"):
+            await store.read("d1")
+
+    run(work())
+    assert "dispatch d1 cannot be read" in caplog.text

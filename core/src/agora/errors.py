@@ -49,6 +49,10 @@ class StoreTooNew(StoreError):
     """The store was written by a newer version of Agora."""
 
 
+class DamagedRecord(StoreError):
+    """The record of one dispatch cannot be read; the others can."""
+
+
 class Vetoed(AgoraError):
     """An extension refused the call; the message is its reason."""
 

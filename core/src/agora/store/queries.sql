@@ -10,6 +10,9 @@ WHERE id = :id AND version = :previous;
 -- name: read_dispatch(id)$
 SELECT body FROM dispatches WHERE id = :id;
 
+-- name: dispatch_row(id)^
+SELECT id, body FROM dispatches WHERE id = :id;
+
 -- name: live_versions()
 SELECT id, version FROM dispatches WHERE live = 1;
 
@@ -20,7 +23,7 @@ SELECT id FROM dispatches WHERE id LIKE :prefix OR id LIKE :suffix ORDER BY id L
 SELECT id FROM dispatches WHERE run = :run AND name = :name;
 
 -- name: list_dispatches(live, states, run, name, target, before, label, content, most)
-SELECT body FROM dispatches
+SELECT id, body FROM dispatches
 WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
   AND (CAST(:states AS TEXT) IS NULL OR :states LIKE '%,' || state || ',%')
   AND (CAST(:run AS TEXT) IS NULL OR run = :run)
@@ -32,7 +35,7 @@ ORDER BY requested_at DESC, id DESC
 LIMIT :most;
 
 -- name: ended_before(before)
-SELECT body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;
+SELECT id, body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;
 
 -- name: insert_label(dispatch_id, label, content)!
 INSERT INTO labels (dispatch_id, label, content) VALUES (:dispatch_id, :label, :content);

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -11,10 +12,14 @@ from importlib import resources
 from typing import Any
 
 import aiosql
+from pydantic import ValidationError
 
+from agora.errors import DamagedRecord
 from agora.model.events import Event
 from agora.model.record import Entry, State
 from agora.state import Change
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -77,7 +82,32 @@ def update(connection: sqlite3.Connection, entry: Entry, previous: int) -> bool:
 def read(connection: sqlite3.Connection, id: str) -> Entry | None:
     """Read one entry."""
     body = queries().read_dispatch(connection, id=id)
-    return None if body is None else Entry.model_validate_json(body)
+    return None if body is None else _entry(body, f"dispatch {id}")
+
+
+def _entry(body: str, what: str) -> Entry:
+    try:
+        return Entry.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedRecord(f"the record of {what} cannot be read: {where}: {first['msg']}") from None
+
+
+def readable(rows: Iterable[tuple[str, str]]) -> list[Entry]:
+    """Read entries from rows of id and body; one that is damaged is told once and keeps nobody from the others."""
+    entries = []
+    for id, body in rows:
+        try:
+            entries.append(_entry(body, f"dispatch {id}"))
+        except DamagedRecord as error:
+            _tell_once(str(error))
+    return entries
+
+
+@cache
+def _tell_once(words: str) -> None:
+    logger.error("%s; it is left out", words)
 
 
 def listed(connection: sqlite3.Connection, wanted: Filter) -> list[Entry]:
@@ -96,8 +126,7 @@ def listed(connection: sqlite3.Connection, wanted: Filter) -> list[Entry]:
         content=first[1],
         most=wanted.most if wanted.most is not None and len(labels) < 2 else 2**31 - 1,
     )
-    entries = (Entry.model_validate_json(row[0]) for row in rows)
-    matching = [entry for entry in entries if all(entry.labels.get(k) == v for k, v in labels[1:])]
+    matching = [entry for entry in readable(rows) if all(entry.labels.get(k) == v for k, v in labels[1:])]
     return matching[: wanted.most]
 
 

@@ -164,11 +164,12 @@ class Store:
         return entry
 
     async def read_many(self, ids: Iterable[str]) -> list[Entry]:
-        """Read those of the entries that exist."""
+        """Read those of the entries that exist and can be read."""
         wanted = list(ids)
 
         def job(connection: sqlite3.Connection) -> list[Entry]:
-            return [entry for id in wanted if (entry := rows.read(connection, id)) is not None]
+            found = (rows.queries().dispatch_row(connection, id=id) for id in wanted)
+            return rows.readable(row for row in found if row is not None)
 
         return await self._read(job)
 
@@ -210,8 +211,7 @@ class Store:
         """Read the entries that nobody looks after any more and that ended earlier."""
 
         def job(connection: sqlite3.Connection) -> list[Entry]:
-            found = rows.queries().ended_before(connection, before=before.timestamp())
-            return [Entry.model_validate_json(row[0]) for row in found]
+            return rows.readable(rows.queries().ended_before(connection, before=before.timestamp()))
 
         return await self._read(job)
 
