@@ -160,6 +160,12 @@ def test_a_secret_that_is_not_there_is_named_without_its_value(monkeypatch: pyte
         validate_target(target(token={"env": "NO_TOKEN"}), Config)
     with pytest.raises(ConfigError, match=r"token in /etc/agora\.toml: .*none cannot be read"):
         validate_target(target(token={"file": str(tmp_path / "none")}), Config)
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"token in /etc/agora\.toml: .*binary is not UTF-8 text"):
+        validate_target(target(token={"file": str(tmp_path / "binary")}), Config)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"token in /etc/agora\.toml: binary must be absolute"):
+        validate_target(target(token={"file": "binary"}), Config)
 
 
 def test_an_error_of_another_key_never_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:

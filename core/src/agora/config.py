@@ -211,7 +211,12 @@ def _resolved(value: Any, where: str) -> str:
         if (found := os.environ.get(str(name))) is None:
             raise ConfigError(f"{where}: the variable {name} is not set")
         return found
+    path = Path(str(name)).expanduser()
+    if not path.is_absolute():
+        raise ConfigError(f"{where}: {name} must be absolute or begin with ~: every later command reads it too")
     try:
-        return Path(str(name)).expanduser().read_text(encoding="utf-8").rstrip("\n")
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: {name} is not UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"{where}: {name} cannot be read: {error.strerror}") from error
