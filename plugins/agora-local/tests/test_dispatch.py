@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from agora.model.ids import new_dispatch_id
 from agora.model.observation import Phase
 from agora.model.spec import Resources, Spec
 from agora_local import PROVIDER
+from agora_local.config import LocalConfig
 from local_harness import Local, alive, carrying, eventually, never
+from pydantic import ValidationError
 
 HARD = ["$HOME", "${X:-y}", "$(X)", "$$", "%{if}", "{{x}}", "'\"`", "a\nb\tc", "🙂é", "", "-n", "--", "\\", "*", " "]
 
@@ -373,3 +376,21 @@ def test_conflict_is_not_touched(local: Local) -> None:
         local.start("sleep", "601", id="taken")
     assert alive(handle.data["pid"])
     assert local.observe(handle).phase is Phase.RUNNING
+
+
+def test_a_fork_server_that_was_stopped_keeps_nobody_waiting(local: Local) -> None:
+    handle = local.start("sleep", "600")
+    server = local.provider._launcher._pid
+    os.kill(server, signal.SIGSTOP)
+    began = time.monotonic()
+    local.provider.close()
+    assert time.monotonic() - began < 3
+    assert not alive(server)
+    assert local.observe(handle).phase is Phase.RUNNING
+    assert local.observe(handle).reachable
+
+
+def test_a_state_directory_that_depends_on_the_working_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="must be an absolute path"):
+        LocalConfig(state_dir=Path("state"))
+    assert LocalConfig(state_dir=tmp_path).state_dir == tmp_path

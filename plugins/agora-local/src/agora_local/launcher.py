@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from agora_local.workload import Start
 #: Seconds for one start, below the 10 that a caller allows.
 START_TIMEOUT = 8.0
 LOG = ".forkserver.log"
+#: Seconds that a fork server may take to end once its socket is closed; a healthy one takes some milliseconds.
+_END_SECONDS = 1.0
+_PAUSE = 0.002
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
@@ -146,11 +150,16 @@ class Launcher:
                 self._wait()
 
     def _wait(self) -> None:
-        if self._owner is not None and self._owner[0] == os.getpid():
-            try:
-                os.waitpid(self._pid, 0)
-            except ChildProcessError:
-                pass  # the program waits for all of its children, or ignores their ends
+        if self._owner is None or self._owner[0] != os.getpid():
+            return
+        patience = time.monotonic() + _END_SECONDS
+        try:
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < patience + _END_SECONDS:
+                if time.monotonic() > patience:
+                    os.kill(self._pid, signal.SIGKILL)  # stopped by somebody; a child not waited for keeps its pid
+                time.sleep(_PAUSE)
+        except ChildProcessError:
+            pass  # the program waits for all of its children, or ignores their ends
 
     def _spawn(self) -> socket.socket:
         if not sys.executable:
