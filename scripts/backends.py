@@ -4,8 +4,10 @@ A backend is known by its package, plugins/agora-NAME. AGORA_TEST_REQUIRE lists,
 must be tested: a listed one that is missing fails, another one that is missing counts as not tested.
 """
 
+import importlib.util
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +44,16 @@ def _docker() -> str | None:
     return None
 
 
+def _k8s() -> str | None:
+    if not sys.platform.startswith("linux"):
+        return "the emulated cluster runs on Linux alone"
+    if importlib.util.find_spec("aiohttp") is None:
+        return "aiohttp is not installed; scripts/setup installs it"
+    return None
+
+
 #: For each backend: says why it cannot be used here, None where it can. A probe ends within 10 s.
-PROBES: dict[str, Callable[[], str | None]] = {"docker": _docker, "local": _local}
+PROBES: dict[str, Callable[[], str | None]] = {"docker": _docker, "k8s": _k8s, "local": _local}
 
 
 def known() -> list[str]:

@@ -18,6 +18,8 @@ from agora_k8s.config import K8sConfig
 from agora_k8s.connect import connect
 from k8s_harness import Hands
 
+pytestmark = pytest.mark.backend("k8s")
+
 
 def test_the_client_is_imported_only_when_a_hook_needs_it() -> None:
     code = (
@@ -78,6 +80,6 @@ def test_a_server_that_never_answers_keeps_nobody_waiting(emulator: K8sEmulator,
 
 def test_the_targets_configuration_is_refused_where_it_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ttl"):
-        PROVIDER.config_model(ttl=5)
+        K8sConfig(ttl=5)
     with pytest.raises(TypeError):
         PROVIDER.create("t", Installation("i", tmp_path), Installation("i", tmp_path))  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from agora.model.observation import LogChunk
 from agora_k8s import logs
 from k8s_harness import GRACEFUL, Hands, eventually
 
+pytestmark = pytest.mark.backend("k8s")
+
 COUNT = "n=0; while [ $n -lt 200 ]; do n=$((n+1)); echo line $n; done; echo ready"
 
 

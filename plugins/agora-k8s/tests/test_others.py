@@ -15,6 +15,8 @@ from agora.model.record import Record, State
 from agora_conformance.emulators.k8s import K8sEmulator, Timing
 from k8s_harness import GRACEFUL, Hands, eventually
 
+pytestmark = pytest.mark.backend("k8s")
+
 Act = Callable[[Hands, dict[str, Any], dict[str, Any]], object]
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from agora.errors import PermissionDenied
 from agora.model.observation import Phase, ReceiptKind
 from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import rbac
 from k8s_harness import Hands, eventually
 from test_watch import Sink
+
+pytestmark = pytest.mark.backend("k8s")
 
 USER = "system:serviceaccount:default:agora"
 

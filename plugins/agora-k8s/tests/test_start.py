@@ -14,6 +14,8 @@ from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import names
 from k8s_harness import GRACEFUL, Hands, eventually, never
 
+pytestmark = pytest.mark.backend("k8s")
+
 SHOW = "printf '%s' \"$TOKEN\" | od -A n -t x1; echo ready; sleep 60"
 
 
@@ -22,8 +24,7 @@ def test_twenty_dispatches_at_once_make_one_workload(hands: Hands) -> None:
     id = new_dispatch_id()
     handles: list[Handle] = []
     threads = [
-        threading.Thread(target=lambda hand=hand: handles.append(hand.start(id=id)))  # type: ignore[misc]
-        for hand in (hands, other) * 10
+        threading.Thread(target=lambda hand=hand: handles.append(hand.start(id=id))) for hand in (hands, other) * 10
     ]
     for thread in threads:
         thread.start()
@@ -142,13 +143,14 @@ def test_a_half_made_job_is_stopped_for_good(hands: Hands) -> None:
 
 def test_a_half_made_job_of_a_dead_process_is_given_up(hands: Hands) -> None:
     id = new_dispatch_id()
+    hands.emulator.faults.skew(server=-120)  # it is made two minutes ago
     hands.emulator.faults.cut(1, verb="create", resource="secrets")
     with pytest.raises(Unreachable):
         hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
     other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
     handle = other.provider.find(id)
     assert handle is not None
-    hands.emulator.faults.skew(server=120)
+    hands.emulator.faults.skew()
     seen = other.end(handle)
     assert (seen.never_started, seen.reason) == (True, "start_not_finished")
     with pytest.raises(SubmitRefused) as caught:

@@ -8,14 +8,17 @@ import threading
 import time
 from pathlib import Path
 
-from agora.model.observation import Observation, Phase, ReceiptKind
+import pytest
+from agora.model.observation import Handle, Observation, Phase, ReceiptKind
 from agora_k8s import names
 from agora_k8s.api import STRATEGIC_PATCH
 from k8s_harness import GRACEFUL, STUBBORN, Hands, eventually
 
+pytestmark = pytest.mark.backend("k8s")
 
-def annotations(hands: Hands, handle: object) -> dict[str, str]:
-    job = hands.job(handle)  # type: ignore[arg-type]
+
+def notes(hands: Hands, handle: Handle) -> dict[str, str]:
+    job = hands.job(handle)
     assert job is not None
     found: dict[str, str] = job["metadata"].get("annotations") or {}
     return found
@@ -135,7 +138,7 @@ def test_the_exit_code_survives_where_nobody_looked(hands: Hands) -> None:
     assert hands.observe(handle).exit_code == 42
     eventually(lambda: not hands.pods(handle))
     assert hands.observe(handle).exit_code == 42
-    recorded = Observation.model_validate_json(annotations(hands, handle)[names.RESULT])
+    recorded = Observation.model_validate_json(notes(hands, handle)[names.RESULT])
     assert (recorded.phase, recorded.exit_code) == (Phase.ENDED, 42)
 
 

@@ -11,6 +11,8 @@ from agora.errors import AgoraError
 from agora.model.observation import EndedBy, Handle, Observation, Phase
 from k8s_harness import GRACEFUL, Hands, eventually
 
+pytestmark = pytest.mark.backend("k8s")
+
 
 class Sink:
     """Gathers what a watch pushes."""

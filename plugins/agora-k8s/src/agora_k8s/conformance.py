@@ -45,7 +45,12 @@ class Stranger:
 
     def __init__(self, api: Api, image: str) -> None:
         self._api = api
-        container = {"name": "main", "image": image, "command": ["sleep", "600"]}
+        container = {
+            "name": "main",
+            "image": image,
+            "command": ["sleep", "600"],
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
         self._pod = api.create(
             "pods",
             {
@@ -54,7 +59,11 @@ class Stranger:
                 "metadata": {"name": f"stranger-{uuid4().hex[:8]}"},
                 "spec": {
                     "restartPolicy": "Never",
-                    "securityContext": {"runAsUser": USER, "runAsNonRoot": True},
+                    "securityContext": {
+                        "runAsUser": USER,
+                        "runAsNonRoot": True,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
                     "containers": [container],
                 },
             },
