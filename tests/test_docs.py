@@ -155,7 +155,7 @@ def column(info: ProviderInfo) -> dict[str, str]:
     words = {f"{row} (`{name}`)": support(getattr(capabilities, name)) for row, name in named.items()}
     words["exit code of a stopped workload (`exit_code_after_stop`)"] += lost
     return {
-        "signal": "the image's stop signal, else SIGTERM" if capabilities.has("stop_signal") else "SIGTERM",
+        "signal": "SIGTERM" if capabilities.has("stop_signal") else str(capabilities.stop_signal.detail),
         "grace": f"{grace}, in {'whole seconds' if limits.grace_step == 1 else f'steps of {limits.grace_step:g} s'}",
         **words,
         "absence proves death": "yes" if limits.absence_proves_death else "no",
