@@ -1,4 +1,4 @@
-"""Who looks after a dispatch: the background supervisor starts whatever its caller's surroundings are, or says so."""
+"""Nobody is forgotten: a supervisor starts whatever its caller's surroundings are; a request is recorded at once."""
 
 import asyncio
 import os
@@ -113,4 +113,27 @@ def test_that_no_supervisor_can_be_started_is_on_the_record_and_loses_no_dispatc
             [note] = [note for note in record.notes if note.type == "no_supervisor"]
             assert "Is a directory" in note.data["error"]
 
+    run(work())
+
+
+def test_a_request_is_recorded_before_the_target_that_never_comes_about(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run
+) -> None:
+    async def dispatch() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            await client.dispatch(command=("true",), id="d1")
+
+    async def work() -> None:
+        paper.SILENT.add("create")
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            asking = asyncio.create_task(client.cancel("d1", reason="enough"))
+            async with client._opened.store.pulse.listen() as ear:
+                while (record := await client.get("d1", refresh=False)).state is not State.STOPPING:
+                    assert await ear.wait(2.5), "below the time that making a target may take"
+            assert record.cause is not None
+            assert record.cause.reason == "enough"
+            assert not asking.done()
+            assert (await asking).delivered is False
+
+    run(dispatch())
     run(work())

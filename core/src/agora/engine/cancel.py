@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import anyio.to_thread
+
 from agora.engine.core import Core
 from agora.engine.deliver import SHORTEST_ATTEMPT, Deliverer
-from agora.errors import AgoraError, DispatchNotFound, InvalidRequest
+from agora.errors import ConfigError, DispatchNotFound, InvalidRequest
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.cause import Cause
 from agora.model.record import Entry, Failure, State
 from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
+from agora.plugins import load_provider
 from agora.state import CancelAsked
 
 #: A cancel comes back after so long at the latest (contract 4), in seconds.
@@ -49,7 +52,7 @@ class Canceller:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
-        asked = await self._asked(entry, cause, grace or None, force)
+        asked = await _asked(entry, cause, grace or None, force)
         applied = await self._core.apply(entry, asked, durable=True)
         outcome: Outcome = applied.answer
         after = applied.entry
@@ -61,15 +64,14 @@ class Canceller:
             after = after if killed is None else killed.entry
         return _result(after, outcome)
 
-    async def _asked(self, entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
-        try:
-            target = await self._core.targets.of(entry)
-        except AgoraError:
-            return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
-        can_kill = target.implements("kill")
-        force_kill = can_kill and target.has("force_kill")
-        shorten = can_kill and target.has("shorten")
-        return CancelAsked(cause, grace, force, shorten=shorten, force_kill=force_kill)
+
+async def _asked(entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
+    """Put the request into a fact, by what the provider claims: its target is made only once this is recorded."""
+    try:
+        claims = (await anyio.to_thread.run_sync(load_provider, entry.provider)).capabilities
+    except ConfigError:
+        return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
+    return CancelAsked(cause, grace, force, shorten=claims.has("shorten"), force_kill=claims.has("force_kill"))
 
 
 def check_grace(grace: int | None, force: bool) -> None:
