@@ -52,9 +52,7 @@ class Client:
         self.pods: dict[str, str] = {}
         self.token = ""
 
-    def send(
-        self, method: str, path: str, body: Any, headers: dict[str, str] | None
-    ) -> tuple[int, dict[str, str], Any]:
+    def send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, dict[str, str], Any]:
         for recorded, here in self.pods.items():
             path = path.replace(recorded, here)
         data = None if body is None else json.dumps(body).encode()
@@ -78,14 +76,16 @@ def client() -> Iterator[Client]:
     timing = Timing()
     with K8sEmulator(timing=timing, missing=("localhost/none:*",), history=60, open=False) as emulator:
         token = emulator.token("admin")
+        group, everything = "rbac.authorization.k8s.io", {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+        head = {"apiVersion": f"{group}/v1", "metadata": {"name": "all"}}
+        role = {"apiGroup": group, "kind": "ClusterRole", "name": "all"}
+        user = {"apiGroup": group, "kind": "User", "name": "admin"}
         emulator.load(
             [
-                {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "all"},
-                 "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]},
-                {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "all"},
-                 "subjects": [{"kind": "User", "name": "admin"}], "roleRef": {"kind": "ClusterRole", "name": "all"}},
+                {**head, "kind": "ClusterRole", "rules": [everything]},
+                {**head, "kind": "ClusterRoleBinding", "subjects": [user], "roleRef": role},
             ]
-        )  # fmt: skip
+        )
         for name in ("extension-apiserver-authentication", "other"):
             emulator.load(
                 [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}], namespace="kube-system"
