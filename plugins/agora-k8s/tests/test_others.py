@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from agora.client import AgoraClient
 from agora.config import Settings, TargetConfig
-from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora.model.observation import EndedBy, Observation, Phase, ReceiptKind
 from agora.model.record import Record, State
 from agora_conformance.emulators.k8s import K8sEmulator, Timing
+from agora_k8s import names, story
 from k8s_harness import GRACEFUL, Hands, eventually
 
 pytestmark = pytest.mark.backend("k8s")
@@ -98,6 +99,20 @@ def test_a_pod_deleted_with_nobody_watching_leaves_nothing_to_conclude(hands: Ha
     assert job is not None
     assert hands.observe(handle).phase is Phase.ABSENT
     assert hands.stop(handle).kind is ReceiptKind.NOT_FOUND
+
+
+def test_a_second_copy_is_killed(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    job = hands.job(handle)
+    assert job is not None
+    over = story.record(Observation(phase=Phase.ENDED, exit_code=0))
+    hands.api.patch("jobs", job["metadata"]["name"], {"metadata": {"annotations": {names.RESULT: over}}})
+    hands.observe(handle)
+    eventually(lambda: not hands.processes(handle))
+    job = hands.job(handle)
+    assert job is not None
+    assert job["spec"]["suspend"] is True
 
 
 def test_the_jobs_own_deadline_is_told(hands: Hands) -> None:

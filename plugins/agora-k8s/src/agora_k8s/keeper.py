@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 #: A Job whose start nobody finishes is given up after this time by the server's clock.
 MAKING_LIMIT = timedelta(seconds=60)
 _WORKERS = 4
+#: Keys of work that was done already; doing it again is harmless.
+_REMEMBERED = 10_000
 
 
 @dataclass
@@ -55,7 +57,10 @@ class Keeper:
                 self._soon(("give up", job["metadata"]["uid"]), lambda: self._abandon(job, None, why))
             return
         uid = pod["metadata"]["uid"]
-        if seen.phase is Phase.ENDED:
+        if job is not None and story.recorded(job) is not None and story.ended(job, pod) is None:
+            why = "second_copy: the workload had ended before this pod"
+            self._soon(("second", uid), lambda: self._abandon(job, pod, why))
+        elif seen.phase is Phase.ENDED:
             self._stuck.pop(uid, None)
             going = pod["metadata"].get("deletionTimestamp") is not None
             self._soon(("end", uid, going), lambda: self._keep(job, pod, seen))
@@ -108,6 +113,8 @@ class Keeper:
         with self._lock:
             if key in self._known:
                 return
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
             self._known.add(key)
             start = self._threads < _WORKERS and self._open >= self._threads
             self._threads += start

@@ -199,6 +199,7 @@ class Watch:
         id = names.label(value, names.DISPATCH)
         if id is None:
             return
+        value = _lean(value)
         if kind == "jobs":
             if what == "DELETED":
                 self._jobs.pop(id, None)
@@ -218,7 +219,7 @@ class Watch:
                 self._sink.stale(id)
 
     def _take_list(self, kind: str, items: list[Item]) -> None:
-        by_id = [(names.label(item, names.DISPATCH) or "", item) for item in items]
+        by_id = [(names.label(item, names.DISPATCH) or "", _lean(item)) for item in items]
         if kind == "jobs":
             self._jobs = dict(by_id)
         else:
@@ -261,3 +262,11 @@ class Watch:
 
     def _fits(self, handle: Handle) -> bool:
         return handle.backend == self._backend and handle.data["installation"] == self._installation
+
+
+def _lean(item: Item) -> Item:
+    """Keep what a look needs: commands and environments of a day's dispatches may be large."""
+    kept = ("suspend", "activeDeadlineSeconds", "nodeName")
+    spec = {name: item["spec"][name] for name in kept if name in item["spec"]}
+    metadata = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
+    return {"metadata": metadata, "spec": spec, "status": item.get("status") or {}}
