@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -104,6 +105,8 @@ class PrivateEngine(Program):
         self._options = options
         self._port = free_port()
         self._bridge = f"agora{self._port}"
+        # The sockets below must not have names of more than 104 bytes.
+        self._run = Path(tempfile.mkdtemp(prefix="agora-engine-"))
 
     @property
     def url(self) -> str:
@@ -117,7 +120,7 @@ class PrivateEngine(Program):
             _quietly("ip", "link", "add", "name", self._bridge, "type", "bridge")
             _quietly("ip", "address", "add", f"172.31.{self._port % 256}.1/24", "dev", self._bridge)
         words: list[str | Path] = ["dockerd", "--host", self.url, "--bridge", self._bridge, "--iptables=false"]
-        words += ["--data-root", self.folder / "data", "--exec-root", self.folder / "run"]
+        words += ["--data-root", self._run / "data", "--exec-root", self._run / "run"]
         words += ["--pidfile", self.folder / "pid", *self._options]
         if self._tls is not None:
             words += [
@@ -143,7 +146,11 @@ class PrivateEngine(Program):
     ) -> None:
         super().__exit__(kind, error, trace)
         _quietly("ip", "link", "delete", self._bridge)
-        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        # An engine that was killed leaves its mounts.
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for path in sorted((path for path in mounts if path.startswith(f"{self._run}/")), reverse=True):
+            subprocess.run(("umount", "-l", path), check=False)
+        shutil.rmtree(self._run, ignore_errors=True)
 
 
 class SshServer(Program):

@@ -17,7 +17,7 @@ from agora.errors import ConfigError, Unreachable
 from agora.model.observation import Phase
 from agora_docker.config import DockerConfig
 from agora_docker.endpoint import resolve
-from agora_docker.ssh import command
+from agora_docker.transport import command
 from docker_harness import GRACEFUL, Docker, engine_socket, provider
 from engines import Certificates, PrivateEngine, SshServer, free_port
 

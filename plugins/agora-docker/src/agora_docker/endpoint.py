@@ -32,11 +32,6 @@ class Endpoint:
     source: str
     tls: TLSConfig | None = None
 
-    @property
-    def ssh(self) -> bool:
-        """Whether it is reached through ssh."""
-        return self.url.startswith("ssh://")
-
 
 def resolve(target_name: str, config: DockerConfig) -> Endpoint:
     """Find the engine of a target.

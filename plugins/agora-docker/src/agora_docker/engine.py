@@ -19,8 +19,8 @@ from docker.errors import DockerException
 from docker.utils import version_lt
 
 from agora_docker.endpoint import Endpoint
-from agora_docker.ssh import SshAdapter
 from agora_docker.times import parse
+from agora_docker.transport import SSH, UNIX, Adapter
 
 #: The API version that this provider is written for; an older or newer engine is asked in its own nearest one.
 API_VERSION = "1.41"
@@ -95,6 +95,7 @@ class Engine:
         self._agent = agent
         self._idle: queue.LifoQueue[APIClient] = queue.LifoQueue(_KEPT)
         self._lock = threading.Lock()
+        self._closed = False
         self._version: str | None = None
         self._facts: Facts | None = None
 
@@ -192,7 +193,8 @@ class Engine:
         return {"X-Registry-Auth": _text(header)} if header else {}
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that nobody uses now, and the others as soon as they are not used any more."""
+        self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
@@ -208,7 +210,7 @@ class Engine:
         return self._client(self._version)
 
     def _give_back(self, client: APIClient, kept: bool) -> None:
-        if kept:
+        if kept and not self._closed:
             with contextlib.suppress(queue.Full):
                 self._idle.put_nowait(client)
                 return
@@ -218,7 +220,7 @@ class Engine:
         endpoint = self._endpoint
         try:
             client = APIClient(
-                base_url="unix:///ssh" if endpoint.ssh else endpoint.url,
+                base_url="unix:///ssh" if endpoint.url.startswith(SSH) else endpoint.url,
                 version=version,
                 timeout=self._timeout,  # type: ignore[arg-type]  # any number of seconds will do
                 tls=endpoint.tls or False,
@@ -226,8 +228,8 @@ class Engine:
             )
         except (DockerException, OSError) as error:
             raise ConfigError(f"{endpoint.source}: {error}") from error
-        if endpoint.ssh:
-            client.mount("http+docker://", SshAdapter(endpoint.url))
+        if endpoint.url.startswith((UNIX, SSH)):
+            client.mount("http+docker://", Adapter(endpoint.url))
         return client
 
     def _negotiated(self) -> str:

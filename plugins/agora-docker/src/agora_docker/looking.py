@@ -43,15 +43,16 @@ class Looker:
         params = {"all": "1", "filters": json.dumps(filters)}
         return list(self._engine.request("GET", "/containers/json", params=params).json())
 
-    def story(self, container: str, since: float = 0) -> Story:
+    def story(self, container: str, since: float = 0, until: float | None = None) -> Story:
         """Return what happened to a container, as far as the engine or a watch remembers.
 
         Parameters:
-            since: seconds since 1970 by the engine's clock.
+            since, until: seconds since 1970 by the engine's clock; up to now by default, for which the engine
+                waits until its clock has surely come to it.
         """
-        facts = self._engine.facts()
+        until = self._engine.facts().latest() if until is None else until
         filters = json.dumps({"type": ["container"], "container": [container]})
-        params = {"since": times.query(since), "until": times.query(facts.latest()), "filters": filters}
+        params = {"since": times.query(since), "until": times.query(until), "filters": filters}
         response = self._engine.request("GET", "/events", params=params)
         self.stories.add(container, *(Happened.parse(event) for event in json_lines([response.content])))
         return self.stories.of(container)
@@ -76,7 +77,7 @@ class Looker:
         started, ended = times.parse(state["StartedAt"]), times.parse(state["FinishedAt"])
         story = self.stories.of(inspected["Id"])
         if started is not None and not (story.died and story.first("start")):
-            story = self.story(inspected["Id"], started.timestamp() - 1)
+            story = self._story_to_its_end(inspected["Id"], started.timestamp() - 1)
         code = state["ExitCode"] if 0 <= state["ExitCode"] <= 255 else None
         forced, evidence = story.forced(code)
         ended_by = story.ended_by(code, inspected["Config"].get("StopTimeout") or 10)
@@ -99,6 +100,11 @@ class Looker:
             ended_by=ended_by,
             native=native,
         )
+
+    def _story_to_its_end(self, container: str, since: float) -> Story:
+        """Ask for what has surely happened by now, which needs no waiting and nearly always holds the end."""
+        story = self.story(container, since, self._engine.facts().earliest())
+        return story if story.died else self.story(container, since)
 
     def _init_words(self, container: str) -> str | None:
         """Return what the init said instead of starting the command."""

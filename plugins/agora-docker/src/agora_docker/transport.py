@@ -1,7 +1,7 @@
-"""Reaching an engine through ssh: one `docker system dial-stdio` on the other machine per connection.
+"""Reaching an engine through a socket of this machine, or through ssh.
 
-The SDK's own way needs paramiko and knows no timeouts; a socket pair with the ssh command at its other end is a
-socket like any other.
+The SDK's way through a socket leaks it when nobody listens. Its way through ssh needs paramiko and knows no timeouts;
+here a socket pair has the ssh command at its other end, which makes it a socket like any other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import urllib3.connection
 import urllib3.connectionpool
 from docker.transport.basehttpadapter import BaseHTTPAdapter
 
+UNIX, SSH = "unix://", "ssh://"
 #: Seconds that ssh may take to connect.
 _CONNECT_SECONDS = 10
 
@@ -31,7 +32,24 @@ def command(url: str) -> list[str]:
     return [*words, "--", parts.hostname or "", "docker", "system", "dial-stdio"]
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+class _UnixConnection(urllib3.connection.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(_seconds(self.timeout))
+            made.connect(self._path)
+        except BaseException:
+            made.close()
+            raise
+        self.sock = made
+
+
+class _SshConnection(urllib3.connection.HTTPConnection):
     def __init__(self, words: list[str]) -> None:
         super().__init__("localhost")
         self._words = words
@@ -49,7 +67,7 @@ class _Connection(urllib3.connection.HTTPConnection):
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        ours.settimeout(self.timeout if isinstance(self.timeout, float | int) else None)
+        ours.settimeout(_seconds(self.timeout))
         self.sock = ours
 
     def close(self) -> None:
@@ -62,24 +80,30 @@ class _Connection(urllib3.connection.HTTPConnection):
                 process.wait(2)
 
 
+def _seconds(timeout: object) -> float | None:
+    return timeout if isinstance(timeout, float | int) else None
+
+
 class _Pool(urllib3.connectionpool.HTTPConnectionPool):
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__("localhost", maxsize=1)
-        self._words = words
+        self._url = url
 
     def _new_conn(self) -> Any:
-        return _Connection(self._words)
+        if self._url.startswith(SSH):
+            return _SshConnection(command(self._url))
+        return _UnixConnection("/" + self._url.removeprefix(UNIX).lstrip("/"))
 
 
-class SshAdapter(BaseHTTPAdapter):
+class Adapter(BaseHTTPAdapter):
     """Carries the requests of one client.
 
     Parameters:
-        url: the engine's address, `ssh://...`.
+        url: the engine's address, `unix://...` or `ssh://...`.
     """
 
     def __init__(self, url: str) -> None:
-        self._pool = _Pool(command(url))
+        self._pool = _Pool(url)
         super().__init__()
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
@@ -92,6 +116,6 @@ class SshAdapter(BaseHTTPAdapter):
         return path
 
     def close(self) -> None:
-        """Close the connection and end its ssh."""
+        """Close the connection."""
         super().close()
         self._pool.close()
