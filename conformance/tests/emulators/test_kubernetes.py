@@ -407,7 +407,8 @@ def test_roles(alone: Api, tmp_path: Path) -> None:
     token = alone.emulator.token("system:serviceaccount:default:agora")
     answers = {
         ("GET", PODS): 200, ("GET", f"{PODS}/x/log"): 404, ("GET", f"{PODS}?watch=1"): 403,
-        ("DELETE", f"{PODS}/x"): 403, ("GET", f"{SECRETS}/mine"): 404, ("GET", f"{SECRETS}/other"): 403, ("GET", SECRETS): 403, ("GET", JOBS): 403,
+        ("DELETE", f"{PODS}/x"): 403,
+        ("GET", f"{SECRETS}/mine"): 404, ("GET", f"{SECRETS}/other"): 403, ("GET", SECRETS): 403, ("GET", JOBS): 403,
         ("GET", "/api/v1/pods"): 403, ("GET", "/api/v1/namespaces/kube-system/pods"): 403,
     }  # fmt: skip
     assert {asked: alone.call(*asked, token=token)[0] for asked in answers} == answers
