@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -146,7 +148,11 @@ class PrivateEngine(Program):
     ) -> None:
         super().__exit__(kind, error, trace)
         _quietly("ip", "link", "delete", self._bridge)
-        # An engine that was killed leaves its mounts.
+        # An engine whose containers live on, or that was killed, leaves processes and mounts.
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(self._run).encode() in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for path in sorted((path for path in mounts if path.startswith(f"{self._run}/")), reverse=True):
             subprocess.run(("umount", "-l", path), check=False)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from agora.errors import Unreachable
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Phase, ReceiptKind
 from agora_docker import stopping
+from agora_docker.engine import Engine, NoAnswer
 from agora_docker.looking import handle_of
 from agora_docker.notes import SentStop
 from agora_docker.stopping import NO_TIMER, kills_when_left
@@ -19,6 +21,7 @@ from agora_docker.story import KILL, TERM
 from agora_docker.testing.proxy import Proxy
 from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
 from test_dispatch import left_behind
+from test_truth import fill_the_ring
 
 pytestmark = pytest.mark.backend("docker")
 
@@ -217,6 +220,24 @@ def test_a_stop_whose_engine_lost_its_timer_is_sent_again(docker: Docker, monkey
         note.write(SentStop(container=container, grace=2, at=long_ago, accepted=True))
     assert docker.stop(handle, 2).kind is ReceiptKind.SIGNALLED
     eventually(lambda: not processes(handle.id), 6)
+
+
+def test_an_end_after_a_left_call_proves_nothing_once_the_events_are_forgotten(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may take a stop, end the container and forget the signal before anybody asks for it."""
+    handle = docker.started(*GRACEFUL)
+    send = Engine.request
+
+    def slow(self: Engine, method: str, path: str, **arguments: Any) -> Any:
+        answer = send(self, method, path, **(arguments | ({"seconds": 20} if path.endswith("/stop") else {})))
+        if path.endswith("/stop"):
+            fill_the_ring(docker)
+            raise NoAnswer("it took too long")
+        return answer
+
+    monkeypatch.setattr(Engine, "request", slow)
+    assert docker.stop(handle).kind is ReceiptKind.SIGNALLED
 
 
 def test_the_notes_are_private(docker: Docker) -> None:

@@ -167,10 +167,15 @@ class Stopper:
         while True:
             # Looked at before the events are read: a signal that ended it is among them then.
             found = self._looker.inspect(container)
+            signalled = StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
             if self._looker.story(container, at / 1e9).signals(signal, KILL, since=at):
-                return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
+                return signalled
             if found is None or not found["State"]["Running"]:
-                return self._after(handle, "it has ended")
+                # The events of a busy engine are soon forgotten: only a whole story proves that it had ended before.
+                seen = self._looker.gone(handle) if found is None else self._looker.seen(found)
+                if seen.phase is not Phase.ENDED or seen.stop_reached is not False:
+                    return signalled
+                return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
             if time.monotonic() > give_up:
                 raise Unreachable(f"the engine took the stop of {handle.id} and shows no sign of it")
             time.sleep(_PAUSE)
