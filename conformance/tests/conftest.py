@@ -12,6 +12,8 @@ from agora_conformance.mutants import MUTANTS, address_of
 
 #: Mutants at the same time on two cores; nearly all of what they do is waiting.
 AT_ONCE = 6
+#: Mutants that make the suite wait for a minute or longer.
+SLOW = ("hangs-on-stop", "no-native-deadline")
 
 
 def run_mutant(name: str) -> dict[str, Any]:
@@ -25,9 +27,9 @@ def run_mutant(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def mutant_reports() -> Iterator[dict[str, Future[dict[str, Any]]]]:
-    """Start every mutant; the one that waits for a deadline of a minute goes first."""
+    """Start every mutant, the slow ones first."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(AT_ONCE, mp_context=context) as pool:
-        names = sorted(MUTANTS, key=lambda name: name != "no-native-deadline")
+        names = sorted(MUTANTS, key=lambda name: (name not in SLOW, name))
         yield {name: pool.submit(run_mutant, name) for name in names}
         pool.shutdown(cancel_futures=True)

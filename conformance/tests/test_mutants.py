@@ -16,7 +16,7 @@ PASSED = ("pass", "inapplicable")
 @pytest.mark.slow
 @pytest.mark.mutants
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", sorted(MUTANTS, key=lambda name: name != "no-native-deadline"))
+@pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_mutant_fails_exactly_what_is_pinned(
     name: str, mutant_reports: dict[str, Future[dict[str, Any]]]
 ) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -46,6 +46,7 @@ class Setting:
         info: its provider.
         config: its table in the configuration.
         folder: where the checks may keep files.
+        shared: what several checks look at and one has made, under `lock`.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Setting:
     info: ProviderInfo
     config: Mapping[str, Any]
     folder: Path
+    shared: dict[str, Any] = field(default_factory=dict)
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], within: float, what: str) -> T:

@@ -158,7 +158,9 @@ class Probe(Witness):
         try:
             return await self.client.wait(self.id, timeout=limit, confirmed=True)
         except TimeoutError:
-            record = await self.record(refresh=False)
+            record = await self.record()
+            if record.state.terminal and record.confirmed:
+                return record
             raise Violation(
                 f"no confirmed end within {limit:g} s: it is {record.state.value}, confirmed {record.confirmed}"
             ) from None

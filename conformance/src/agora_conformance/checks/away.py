@@ -94,10 +94,12 @@ async def request_survives(arena: Arena) -> None:
 async def heals(arena: Arena) -> None:
     """Let it end while it is cut off."""
     _hands(arena)
-    probe = await _running(arena, "exit", 42, 250)
+    life = 8.0
+    probe = await _running(arena, "exit", 42, round(100 * life))
+    began = anyio.current_time()
     async with Cut(arena, probe):
         await eventually(lambda: _is_away(probe), 15, "the record never said `reachable: false`")
-        await anyio.sleep(CUT)
+        await anyio.sleep_until(began + life + 1)
         record = await probe.record()
         require(record.state is State.RUNNING, f"it became {record.state.value} while cut off")
     record = await probe.end(20)

@@ -21,6 +21,7 @@ TAKEOVER = 30.0
 async def _killed(arena: Arena, **order: object) -> None:
     code = await arena.child(**order)
     arena.calm.set()
+    require(code, f"the control plane came to its end, and never to the point {order['fault']}")
     if code != -signal.SIGKILL:
         said = arena.measured.get("stderr", "")
         raise Inconclusive(f"the control plane ended with {code} and was not killed: {said}")

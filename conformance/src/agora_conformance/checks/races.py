@@ -17,6 +17,10 @@ from agora_conformance.witness import Probe
 
 #: Moments at which a race is run.
 OFFSETS = 20
+#: Seconds of a start over which cancels are spread at most.
+LONGEST_START = 0.5
+#: Seconds after which a workload is cancelled, which is the life of the first one, and what each lives longer.
+SHORTEST_LIFE, LIFE_STEP = 0.3, 0.04
 #: Races at the same time.
 LANES = 4
 
@@ -32,11 +36,13 @@ async def _nothing_left(probe: Probe, record: Record) -> None:
 async def racing_the_start(arena: Arena) -> None:
     """Spread cancels over the time that a start takes, and a bit more."""
     client = await arena.client()
+    first = await arena.start("default")
     began = anyio.current_time()
-    first = await arena.start("default", ready=False)
-    usual = anyio.current_time() - began
-    await first.cancel()
-    await first.end(3)
+    second = await arena.start("default", ready=False)
+    usual = min(anyio.current_time() - began, LONGEST_START)
+    for probe in (first, second):
+        await probe.cancel()
+        await probe.end(3)
     arena.measured["dispatch"] = round(usual, 4)
     outcomes: Counter[str] = Counter()
 
@@ -64,18 +70,20 @@ async def racing_the_start(arena: Arena) -> None:
         await _nothing_left(probe, record)
 
     await _lanes([usual * 2 * number / OFFSETS for number in range(OFFSETS)], race)
+    left = await arena.processes(first.installation)
+    require(not left, f"{len(left or ())} processes of the installation are left")
     arena.measured["outcomes"] = dict(outcomes)
 
 
 @check("CANCEL-09")
 async def racing_the_end(arena: Arena) -> None:
-    """Spread cancels over the moments around the end of a short workload."""
+    """Cancel at one moment workloads that end at or after it; a busy machine is late, so that others have ended."""
     client = await arena.client()
     outcomes: Counter[str] = Counter()
 
-    async def race(offset: float) -> None:
-        probe = await arena.start("exit", 0, 30)
-        await anyio.sleep(offset)
+    async def race(life: float) -> None:
+        probe = await arena.start("exit", 0, round(100 * life))
+        await anyio.sleep(SHORTEST_LIFE)
         result = await client.cancel(probe.id, reason="racing the end")
         record = await probe.end(3)
         outcomes[f"{result.outcome.value} {record.state.value}"] += 1
@@ -88,7 +96,7 @@ async def racing_the_end(arena: Arena) -> None:
         require(record.state is not State.SUCCEEDED or code == 0, f"it succeeded with exit code {code}")
         await _nothing_left(probe, record)
 
-    await _lanes([0.5 * number / OFFSETS for number in range(OFFSETS)], race)
+    await _lanes([SHORTEST_LIFE + number * LIFE_STEP for number in range(OFFSETS)], race)
     arena.measured["outcomes"] = dict(outcomes)
 
 

@@ -91,12 +91,16 @@ class Mutant:
     @hookimpl
     def stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         """Stop the workload."""
-        return self._stop(handle, grace, cause)
+        return self._receipt(handle, self._stop(handle, grace, cause))
 
     @hookimpl
     def kill(self, handle: Handle) -> StopReceipt:
         """Kill the workload."""
-        return self._kill(handle)
+        return self._receipt(handle, self._kill(handle))
+
+    def _receipt(self, handle: Handle, receipt: StopReceipt) -> StopReceipt:
+        seen = receipt.observation and self.told(handle.id, receipt.observation)
+        return receipt.model_copy(update={"observation": seen})
 
     @hookimpl
     def observe(self, handles: Sequence[Handle]) -> Sequence[Observation]:

@@ -41,28 +41,6 @@ class StartsTwice(Mutant):
         return handle
 
 
-class StartsAgain(Mutant):
-    """A second dispatch of an id starts a second workload."""
-
-    def _start(self, id: str, spec: Spec, check: Check) -> Handle:
-        again = self.inner.call("find", id=id) is not None
-        handle = super()._start(id, spec, check)
-        if again:
-            super()._start(_copy(id), spec, check)
-        return handle
-
-
-class IgnoresConflict(Mutant):
-    """Whatever has the id is taken for what was asked for."""
-
-    def _start(self, id: str, spec: Spec, check: Check) -> Handle:
-        try:
-            return super()._start(id, spec, check)
-        except DispatchConflict:
-            found: Handle = self.inner.call("find", id=id)
-            return found
-
-
 class LosesArguments(_Rewriting):
     """Empty arguments get lost."""
 
@@ -82,20 +60,12 @@ class RewritesDollars(_Rewriting):
         }
 
 
-class CutsLargeValues(_Rewriting):
-    """Variables are cut at 64 kB."""
+class LosesParts(_Rewriting):
+    """Variables are cut at 64 kB, and the working directory is not used."""
 
     def rewrite(self, spec: Spec) -> dict[str, Any]:
-        """Cut them."""
-        return {"env": {name: value[:65_536] for name, value in spec.env.items()}}
-
-
-class IgnoresTheDirectory(_Rewriting):
-    """The working directory of the spec is not used."""
-
-    def rewrite(self, spec: Spec) -> dict[str, Any]:
-        """Drop it."""
-        return {"cwd": None}
+        """Cut and drop them."""
+        return {"env": {name: value[:65_536] for name, value in spec.env.items()}, "cwd": None}
 
 
 class HidesARefusal(Mutant):
@@ -167,25 +137,6 @@ class FindsNothing(Mutant):
     def find(self, id: str) -> Handle | None:
         """Find nothing."""
         return None
-
-
-class FindsByPrefix(Mutant):
-    """An id that begins like another one finds that."""
-
-    @hookimpl
-    def find(self, id: str) -> Handle | None:
-        """Find the first that begins so."""
-        owned: Sequence[Owned] = self.inner.call("list_owned", installation=self.installation.id)
-        return next((item.handle for item in owned if item.handle.id.startswith(id)), None)
-
-
-class ListsNothing(Mutant):
-    """The list of what is owned is empty."""
-
-    @hookimpl
-    def list_owned(self, installation: str) -> Sequence[Owned]:
-        """List nothing."""
-        return []
 
 
 class TakesForeign(Mutant):

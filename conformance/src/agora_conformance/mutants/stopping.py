@@ -184,32 +184,13 @@ class IgnoresTheGrace(_Remembering):
         return receipt.model_copy(update={"effective_grace": grace})
 
 
-class RefusesAnotherGrace(_Remembering):
-    """A stop with another grace than the dispatch's is refused."""
-
-    def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
-        if grace != self.graces.get(handle.id, grace):
-            raise ProviderError("the grace was fixed at the start", retryable=False)
-        return super()._stop(handle, grace, cause)
-
-
-class SaysDeliveredWhileAway(Mutant):
-    """A stop that reached nobody is called accepted."""
-
-    def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
-        try:
-            return super()._stop(handle, grace, cause)
-        except Unreachable:
-            return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
-
-
 class TouchesAStranger(Mutant):
     """A stop also kills processes without any mark: here the `sleep`s that this very process started."""
 
     def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         for task in Path("/proc/self/task").iterdir():
-            for pid in (task / "children").read_text().split():
-                with suppress(OSError):
+            with suppress(OSError):
+                for pid in (task / "children").read_text().split():
                     if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\0"):
                         os.kill(int(pid), signal.SIGKILL)
         return super()._stop(handle, grace, cause)

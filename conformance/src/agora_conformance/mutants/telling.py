@@ -31,14 +31,6 @@ class TellsAnotherExitCode(Mutant):
         return seen if code is None else seen.model_copy(update={"exit_code": code ^ 1})
 
 
-class NeverSaysForced(Mutant):
-    """Whether a workload had to be killed is not told."""
-
-    def told(self, dispatch_id: str, seen: Observation) -> Observation:
-        """Leave it out."""
-        return seen.model_copy(update={"forced": False, "evidence": None})
-
-
 class AlwaysSaysForced(Mutant):
     """Whatever was stopped had to be killed."""
 
@@ -62,14 +54,6 @@ class ReadsAwayAsGone(Mutant):
             return Observation(phase=Phase.ABSENT)
 
 
-class ReadsAwayAsRunning(Mutant):
-    """What does not answer still runs."""
-
-    def told(self, dispatch_id: str, seen: Observation) -> Observation:
-        """Call it reachable."""
-        return seen.model_copy(update={"reachable": True})
-
-
 class WatchesInSilence(Mutant):
     """Claims a watch that never says that it stands."""
 
@@ -84,29 +68,18 @@ class _Silent(ToldSink):
         """Say nothing."""
 
 
-class LosesStderr(Mutant):
-    """Output on stderr is not kept."""
-
-    @hookimpl
-    def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
-        """Leave it out."""
-        chunks = self.inner.call("logs", handle=handle, follow=follow, since=since, tail=tail)
-        return (chunk for chunk in chunks if chunk.stream != "stderr")
-
-
-class LosesTheLastOutput(Mutant):
-    """Of a killed workload, what it wrote after SIGTERM is lost."""
+class LosesOutput(Mutant):
+    """Output on stderr is not kept, nor what a killed workload wrote after SIGTERM."""
 
     @hookimpl
     def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
         """Cut it off."""
-        chunks = list(self.inner.call("logs", handle=handle, follow=follow, since=since, tail=tail))
-        if self._look(handle).forced is not True:
-            return iter(chunks)
+        chunks = self.inner.call("logs", handle=handle, follow=follow, since=since, tail=tail)
         data = b"".join(chunk.data for chunk in chunks if chunk.stream == "stdout")
-        before, _, _ = data.partition(b'"term"')
-        kept, _, _ = before.rpartition(b"\n")
-        return iter([LogChunk(stream="stdout", data=kept + b"\n")])
+        if self._look(handle).forced is True:
+            before, _, _ = data.partition(b'"term"')
+            data = before.rpartition(b"\n")[0] + b"\n"
+        return iter([LogChunk(stream="stdout", data=data)])
 
 
 class _Historian(Mutant):
@@ -172,33 +145,12 @@ class GoesOnAfterTheEnd(_Historian):
         self.put(store, dispatch_id, extra)
 
 
-class LeavesAGap(_Historian):
-    """A number is missing in the sequence."""
+class RewritesHistory(_Historian):
+    """The second event is missing; the end is older than the rest, has the id of the first event, and tells a lie."""
 
     def write(self, store: sqlite3.Connection, dispatch_id: str, bodies: Mapping[int, Body], end: int) -> None:
-        """Take the second event out."""
+        """Change them."""
         store.execute("DELETE FROM events WHERE dispatch_id = ? AND sequence = 2", [dispatch_id])
-
-
-class RunsBackwards(_Historian):
-    """The end is older than the beginning."""
-
-    def write(self, store: sqlite3.Connection, dispatch_id: str, bodies: Mapping[int, Body], end: int) -> None:
-        """Date it back."""
-        self.put(store, dispatch_id, {**bodies[end], "time": "2001-01-01T00:00:00Z"})
-
-
-class TellsAnotherEnd(_Historian):
-    """The event of the end does not say what the record says."""
-
-    def write(self, store: sqlite3.Connection, dispatch_id: str, bodies: Mapping[int, Body], end: int) -> None:
-        """Change its exit code."""
-        self.put(store, dispatch_id, {**bodies[end], "data": {**bodies[end]["data"], "exit_code": 99}})
-
-
-class RepeatsAnId(_Historian):
-    """Two events have the same id."""
-
-    def write(self, store: sqlite3.Connection, dispatch_id: str, bodies: Mapping[int, Body], end: int) -> None:
-        """Give the end the id of the first event."""
-        self.put(store, dispatch_id, {**bodies[end], "id": bodies[min(bodies)]["id"]})
+        lie = {**bodies[end]["data"], "exit_code": 99}
+        first = bodies[min(bodies)]["id"]
+        self.put(store, dispatch_id, {**bodies[end], "time": "2001-01-01T00:00:00Z", "id": first, "data": lie})
