@@ -235,7 +235,7 @@ def test_every_command_comes_back_in_time_and_its_process_ends(
         'default_target = "paper"\nsupervisor = false\n[targets.paper]\nprovider = "paper_provider:PROVIDER"\n'
     )
     support = str(Path(paper.__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": support, "PAPER_SILENT": "all"}
+    environment = {**os.environ, "PYTHONPATH": support, "PAPER_SILENT": ""}
 
     def command(line: str) -> tuple[str, float, int, str]:
         begun = time.monotonic()
@@ -246,8 +246,11 @@ def test_every_command_comes_back_in_time_and_its_process_ends(
         return line, time.monotonic() - begun, done.returncode, done.stdout + done.stderr
 
     with ThreadPoolExecutor(4) as pool:
+        # What four processes at once take on this machine, with a peer that answers.
+        busy = max(took for _, took, _, _ in pool.map(command, ["ps"] * 4)) + BUSY
+        environment["PAPER_SILENT"] = "all"
         for line, took, code, said in pool.map(command, COMMANDS):
             longest, codes = COMMANDS[line]
-            assert took < longest + BUSY, (line, took, said)
+            assert took < longest + busy, (line, took, said)
             assert code in codes, (line, code, said)
             assert "Traceback" not in said, (line, said)

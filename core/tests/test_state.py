@@ -25,6 +25,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 START = datetime(2031, 1, 1, tzinfo=UTC)
 HANDLE = Handle(id="d1", backend="machine-1")
 OWNERS = ("p0", "p1", "p2")
+STAGES = (
+    "pending", "submitted", "found", "running", "stopping", "sending", "held", "accepted", "shortened",
+    "unproven",
+)  # fmt: skip
 
 #: The table of contract 2, typed in a second time.
 TRANSITIONS = {
@@ -155,6 +159,8 @@ failures = st.sampled_from(
     [Failure(type=name, message="no") for name in ("unreachable", "permission_denied", "provider_error")]
 )
 owners = st.sampled_from(OWNERS)
+#: Seconds that pass before a fact; most come at once, some after a claim has run out.
+pauses = st.sampled_from([0.0, 0.0, 0.0, 1.0, 16.0])
 flags = st.booleans()
 
 
@@ -248,16 +254,29 @@ class Dispatches(RuleBasedStateMachine):
 
     # --- where a scenario begins ---------------------------------------------------------------------------
 
-    @initialize(stage=st.sampled_from(["pending", "submitted", "running", "stopping", "sending"]), cause=causes)
+    @initialize(stage=st.sampled_from(STAGES), cause=causes)
     def begin(self, stage: str, cause: Cause) -> None:
+        """Go some of the usual way first, so that the unusual is tried from everywhere."""
         if stage != "pending":
             self.submit_began("p0")
-        if stage in ("running", "stopping", "sending"):
+        if stage == "found":
+            self.started("p0", None)
+        if stage not in ("pending", "submitted", "found"):
             self.started("p0", Observation(phase=Phase.RUNNING))
-        if stage in ("stopping", "sending"):
+        if stage in ("stopping", "sending", "held", "accepted", "shortened"):
             self.cancel_asked(cause, None, False, True, True)
-        if stage == "sending":
+        if stage in ("sending", "held", "accepted", "shortened"):
             self.attempt_began("stop", "p1")
+        if stage == "held":
+            self.seen(Observation(phase=Phase.ENDED, exit_code=0))
+        if stage in ("accepted", "shortened"):
+            self.history.attempts[0].fate = "may have reached"
+            self.history.accepted = True
+            self.feed(facts.AttemptAnswered(1, StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=30.0)))
+        if stage == "shortened":
+            self.cancel_asked(cause, 10, False, True, True)
+        if stage == "unproven":
+            self.lost_after()
 
     @rule(seconds=st.sampled_from([0.1, 1, 5, 14, 16, 31, 100]))
     def time_passes(self, seconds: float) -> None:
@@ -273,8 +292,9 @@ class Dispatches(RuleBasedStateMachine):
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
         assert self.feed(facts.SubmitBegan(self.lease(owner)), expected) is (expected is not None)
 
-    @rule(owner=owners)
-    def resubmit_began(self, owner: str) -> None:
+    @rule(owner=owners, pause=pauses)
+    def resubmit_began(self, owner: str, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         free = self._submitter_gone()
         may = self.entry.state is State.SUBMITTED and not self.history.seen and free
         self._release()
@@ -292,8 +312,9 @@ class Dispatches(RuleBasedStateMachine):
             assert self.history.submitter[0] == owner, "a claim was taken from its holder"
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
 
-    @rule(owner=st.sampled_from([None, *OWNERS]), first=st.none() | observations)
-    def started(self, owner: str | None, first: Observation | None) -> None:
+    @rule(owner=st.sampled_from([None, *OWNERS]), first=st.none() | observations, pause=pauses)
+    def started(self, owner: str | None, first: Observation | None, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         over = expected is not None or self.entry.state.terminal
@@ -332,8 +353,9 @@ class Dispatches(RuleBasedStateMachine):
         if mine:
             self.history.submitter = None
 
-    @rule(proves=flags)
-    def never_seen(self, proves: bool) -> None:
+    @rule(proves=flags, pause=pauses)
+    def never_seen(self, proves: bool, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         gone = self._submitter_gone()
         self._release()
         expected = self._held_end()
@@ -356,16 +378,18 @@ class Dispatches(RuleBasedStateMachine):
 
     # --- what is seen ----------------------------------------------------------------------------------------
 
-    @rule(seen=observations)
-    def seen(self, seen: Observation) -> None:
+    @rule(seen=observations, pause=pauses)
+    def seen(self, seen: Observation, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         if expected is None and self.history.found and not self.entry.state.terminal:
             expected = self._after_seen(seen)
         self.feed(facts.Seen(seen), expected)
 
-    @rule(proves_death=flags)
-    def absent(self, proves_death: bool) -> None:
+    @rule(proves_death=flags, pause=pauses)
+    def absent(self, proves_death: bool, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         ends = self.history.found and not self.entry.state.terminal and not self.history.claimed(self.now)
@@ -376,15 +400,26 @@ class Dispatches(RuleBasedStateMachine):
             return
         self.feed(facts.Absent(proves_death), expected)
 
-    @rule(failure=failures, seconds=st.sampled_from([0.0, 10.0, 4000.0]))
-    def look_failed(self, failure: Failure, seconds: float) -> None:
+    @rule(failure=failures, seconds=st.sampled_from([0.0, 10.0, 4000.0]), pause=pauses)
+    def look_failed(self, failure: Failure, seconds: float, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         self.feed(facts.LookFailed(failure, seconds), self._held_end())
 
     # --- requests and attempts -------------------------------------------------------------------------------
 
-    @rule(cause=causes, grace=st.sampled_from([None, None, 2, 10, 90]), force=flags, shorten=flags, kill=flags)
-    def cancel_asked(self, cause: Cause, grace: int | None, force: bool, shorten: bool, kill: bool) -> None:
+    @rule(
+        cause=causes,
+        grace=st.sampled_from([None, None, 2, 10, 90]),
+        force=flags,
+        shorten=flags,
+        kill=flags,
+        pause=pauses,
+    )
+    def cancel_asked(
+        self, cause: Cause, grace: int | None, force: bool, shorten: bool, kill: bool, pause: float = 0.0
+    ) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         held = self._held_end()
         before = held or self.entry.state.value
@@ -408,8 +443,9 @@ class Dispatches(RuleBasedStateMachine):
                 assert "force" in self.entry.degraded
                 assert self.entry.kill_at == accepted
 
-    @rule(kind=st.sampled_from(["stop", "stop", "kill"]), owner=owners)
-    def attempt_began(self, kind: Literal["stop", "kill"], owner: str) -> None:
+    @rule(kind=st.sampled_from(["stop", "stop", "kill"]), owner=owners, pause=pauses)
+    def attempt_began(self, kind: Literal["stop", "kill"], owner: str, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         claimed = self.history.claimed(self.now)
         self._release()
         number = self.feed(facts.AttemptBegan(kind, self.lease(owner)), self._held_end())
@@ -474,8 +510,9 @@ class Dispatches(RuleBasedStateMachine):
 
     # --- the bounds ------------------------------------------------------------------------------------------
 
-    @rule()
-    def cancel_timed_out(self) -> None:
+    @rule(pause=pauses)
+    def cancel_timed_out(self, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         if expected is None and self.entry.state is State.STOPPING and self.history.accepted:
@@ -485,8 +522,9 @@ class Dispatches(RuleBasedStateMachine):
             return
         self.feed(facts.CancelTimedOut(), expected)
 
-    @rule()
-    def lost_after(self) -> None:
+    @rule(pause=pauses)
+    def lost_after(self, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         if expected is None and self.entry.state in (State.SUBMITTED, State.RUNNING, State.STOPPING):
@@ -496,15 +534,17 @@ class Dispatches(RuleBasedStateMachine):
             return
         self.feed(facts.LostAfter(), expected)
 
-    @rule()
-    def abandoned(self) -> None:
+    @rule(pause=pauses)
+    def abandoned(self, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         self.feed(facts.Abandoned(), self._held_end())
 
     # --- the worker, and notes -------------------------------------------------------------------------------
 
-    @rule(kind=st.sampled_from(list(EventType)))
-    def worker_said(self, kind: EventType) -> None:
+    @rule(kind=st.sampled_from(list(EventType)), pause=pauses)
+    def worker_said(self, kind: EventType, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
         self._release()
         expected = self._held_end()
         before = dict(self.seen_events)
@@ -568,8 +608,8 @@ def test_whatever_is_told_in_whatever_order_the_contract_holds() -> None:
     run_state_machine_as_test(
         Dispatches,
         settings=settings(
-            max_examples=400,
-            stateful_step_count=40,
+            max_examples=1200,
+            stateful_step_count=30,
             deadline=None,
             derandomize=True,
             report_multiple_bugs=False,
@@ -673,3 +713,14 @@ def test_several_supervisors_count_the_same_time_away_once() -> None:
     assert (entry.away_seconds, entry.reachable) == (0.0, True)
     entry, _ = told(entry, facts.LookFailed(away, 60.0), now=START + timedelta(seconds=60))
     assert entry.away_seconds == 0.0, "somebody had an answer in between"
+
+
+def test_what_was_seen_or_is_being_sent_is_never_sent_again() -> None:
+    later = START + timedelta(seconds=16)
+    again = facts.ResubmitBegan(Lease(owner="p2", until=later + timedelta(seconds=15)))
+    sent, _ = told(new_entry(), facts.SubmitBegan(LEASE))
+    assert state.apply(sent, again, START).answer is False
+    assert state.apply(sent, again, later).answer is True
+    found, _ = told(sent, facts.Started(HANDLE))
+    assert found.state is State.SUBMITTED
+    assert state.apply(found, again, later).answer is False
