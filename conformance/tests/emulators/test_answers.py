@@ -23,10 +23,13 @@ MASKS = (
     (re.compile(r"too old resource version: \d+ \(\d+\)"), "too old resource version"),
     (re.compile(r"(agora-err-\w+?)-[a-z0-9]{5}\b"), r"\1-XXXXX"),
 )
-#: What the emulator does not tell, or tells of itself.
-LEFT_OUT = {"managedFields", "imageID", "containerID", "hostIP", "hostIPs", "podIP", "podIPs", "nodeName", "gitCommit",
-            "resources", "data", "remainingItemCount"}  # fmt: skip
-
+#: What the emulator does not tell, or tells of itself; and a number that the kubelet writes before the next request or
+#: after it.
+LEFT_OUT = {
+    *("managedFields", "imageID", "containerID", "hostIP", "hostIPs", "podIP", "podIPs", "nodeName", "gitCommit"),
+    *("resources", "data", "remainingItemCount", "observedGeneration"),
+}
+#: What must be there, with any value.
 OPAQUE = {"resourceVersion", "continue"}
 
 
