@@ -490,9 +490,8 @@ def test_clock_skew(alone: Api) -> None:
 
 def test_control_over_http(alone: Api) -> None:
     name = alone.job()
-    assert alone.call("GET", f"/emulator/processes?labelSelector=job-name={name}")[1]["processes"] == alone.processes(
-        name
-    )
+    shown = alone.call("GET", f"/emulator/processes?labelSelector=job-name={name}")[1]["processes"]
+    assert shown[0] == alone.processes(name)[0]  # its children come and go
     assert alone.call("POST", "/emulator/faults/fail", {"times": 1, "verb": "list"})[0] == 200
     assert [alone.call("GET", PODS)[0] for _ in range(2)] == [500, 200]
     assert alone.call("POST", "/emulator/faults/fail", {"nonsense": 1})[0] == 400
