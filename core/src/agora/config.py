@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import SecretStr, ValidationError
 
@@ -16,6 +17,8 @@ from agora.model.base import Model
 from agora.model.spec import MAX_TIMEOUT
 
 FILE_NAME = "agora.toml"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Settings:
         lost_after: seconds without an answer after which a dispatch ends `lost` (contract 2: one hour).
         abandon_after: seconds after which an unconfirmed end is not looked at any more (7 days).
         targets: by name; `local` is always there.
+        problem: what is wrong with the configuration, where a command goes on without it.
     """
 
     default_target: str = "local"
@@ -58,12 +62,25 @@ class Settings:
     abandon_after: float = 604_800.0
     targets: Mapping[str, TargetConfig] = field(default_factory=lambda: {"local": TargetConfig("local", "local")})
 
+    problem: str | None = None
+
+    def require(self) -> None:
+        """Make sure that the configuration could be read.
+
+        Raises:
+            ConfigError: it could not; says why.
+        """
+        if self.problem is not None:
+            raise ConfigError(self.problem)
+
     def target(self, name: str | None) -> TargetConfig:
         """Return a configured target.
 
         Raises:
             UnknownTarget: none of that name is configured.
+            ConfigError: the configuration could not be read.
         """
+        self.require()
         wanted = name or self.default_target
         if wanted not in self.targets:
             known = ", ".join(sorted(self.targets))
@@ -86,6 +103,8 @@ _VARIABLES = {
     "AGORA_TIMEOUT_CAP": "timeout_cap",
     "AGORA_ACTOR": "actor",
     "AGORA_SUPERVISOR": "supervisor",
+    "AGORA_LOST_AFTER": "lost_after",
+    "AGORA_ABANDON_AFTER": "abandon_after",
 }
 
 
@@ -108,6 +127,18 @@ def load_settings(flags: Mapping[str, Any] | None = None, *, directory: Path | N
         if value is not None:
             settings = _with(settings, key, value, f"flag {key}")
     return settings
+
+
+def settings_or_problem() -> Settings:
+    """Read the configuration, or tell in the settings why it cannot be read.
+
+    What runs was resolved when it was dispatched: a file that is wrong must not keep anybody from stopping it.
+    """
+    try:
+        return load_settings()
+    except ConfigError as error:
+        logger.warning("the configuration is left out: %s", error)
+        return Settings(problem=str(error))
 
 
 def _files(directory: Path) -> list[Path]:
@@ -184,6 +215,8 @@ def validate_target(target: TargetConfig, model: type[Model]) -> Model:
     Raises:
         ConfigError: names the full key and the file.
     """
+    if hidden := _nested_secret(model):
+        raise ConfigError(f"provider {target.provider!r} has a secret below the top level of its model: {hidden}")
     table = {
         key: _resolved(value, f"targets.{target.name}.{key} in {target.source}") if _secret(model, key) else value
         for key, value in target.table.items()
@@ -201,6 +234,21 @@ def validate_target(target: TargetConfig, model: type[Model]) -> Model:
 def _secret(model: type[Model], key: str) -> bool:
     known = model.model_fields.get(key)
     return known is not None and SecretStr.__name__ in str(known.annotation)
+
+
+def _nested_secret(model: type[Model], path: str = "") -> str | None:
+    """Name a secret that no reference could stand for, since it would be stored with the rest of its table."""
+    for name, known in model.model_fields.items():
+        for kind in (known.annotation, *get_args(known.annotation)):
+            if path and SecretStr.__name__ in str(kind):
+                return f"{path}{name}"
+            if (
+                isinstance(kind, type)
+                and issubclass(kind, Model)
+                and (hidden := _nested_secret(kind, f"{path}{name}."))
+            ):
+                return hidden
+    return None
 
 
 def _resolved(value: Any, where: str) -> str:

@@ -85,7 +85,7 @@ def reap(session: Session, /, dry_run: bool, installation: str | None) -> int:
             print_table(("ID", "TARGET", "INSTALLATION", "AGE", "ACTION", "REASON"), rows)
         else:
             say("nothing to reap")
-        return 0
+        return 1 if any(reaped.action == "failed" for reaped in found) else 0
 
     return session.run(action)
 

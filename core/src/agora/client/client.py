@@ -19,7 +19,7 @@ from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
 from agora.client.supervision import Sends, Supervision
 from agora.client.targets import TargetStatus, target_statuses
-from agora.config import Settings, load_settings
+from agora.config import Settings, settings_or_problem
 from agora.engine import Engine, Reaped, ReconcileReport
 from agora.engine.targets import Target
 from agora.errors import (
@@ -70,7 +70,7 @@ class AgoraClient:
         extensions: hook wrappers and listeners besides the installed ones.
     Raises:
         StoreError: the state directory cannot be used (when entered).
-        ConfigError: the configuration is wrong (when entered).
+        ConfigError: the configuration is wrong (when it is needed: what runs can be stopped all the same).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class AgoraClient:
         self._sends = Sends()
 
     async def __aenter__(self) -> AgoraClient:
-        settings = self._settings or load_settings()
+        settings = self._settings or settings_or_problem()
         store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
         self._settings = settings
         self._engine = Engine(store, settings, self._extensions)

@@ -32,7 +32,12 @@ class TargetStatus:
 
 
 def target_statuses(settings: Settings) -> list[TargetStatus]:
-    """Check every configured target without using it."""
+    """Check every configured target without using it.
+
+    Raises:
+        ConfigError: the configuration could not be read.
+    """
+    settings.require()
     found = []
     for name, target in sorted(settings.targets.items()):
         error = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import anyio.to_thread
 
@@ -47,7 +47,7 @@ class Canceller:
             StoreError: the store cannot be reached.
         """
         check_grace(grace, force)
-        until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS)
+        until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS - SHORTEST_ATTEMPT)
         try:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
@@ -56,13 +56,23 @@ class Canceller:
         applied = await self._core.apply(entry, asked, durable=True)
         outcome: Outcome = applied.answer
         after = applied.entry
+        left = (until - self._core.store.now()).total_seconds() + SHORTEST_ATTEMPT
+        with anyio.move_on_after(left) as scope:
+            after = await self._sent(after, outcome, until)
+        if scope.cancelled_caught:
+            after = await self._core.store.read(id)
+        return _result(after, outcome)
+
+    async def _sent(self, after: Entry, outcome: Outcome, until: datetime) -> Entry:
+        """Make the first attempt, or the kill that a force asks for, unless somebody else does."""
         if outcome in _WAITING and after.live and after.accepted_at is None:
             after = await self._deliverer.deliver(after, until)
-        if after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted:
-            left = (until - self._core.store.now()).total_seconds()
-            killed = await self._deliverer.attempt(after, "kill", seconds=max(SHORTEST_ATTEMPT, left))
-            after = after if killed is None else killed.entry
-        return _result(after, outcome)
+        left = (until - self._core.store.now()).total_seconds()
+        due = after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted
+        if due and left > 0:
+            killed = await self._deliverer.attempt(after, "kill", seconds=left + SHORTEST_ATTEMPT)
+            return after if killed is None else killed.entry
+        return after
 
 
 async def _asked(entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:

@@ -16,7 +16,7 @@ import anyio.to_thread
 from agora.config import Settings
 from agora.engine.plan import Bounds
 from agora.engine.targets import Targets
-from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
+from agora.errors import AgoraError, ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
 from agora.model.events import Event
 from agora.model.record import Entry, Failure, Lease
 from agora.model.spec import Spec
@@ -69,7 +69,7 @@ class Core:
         with anyio.move_on_after(TELL_SECONDS) as scope:
             try:
                 target = await self.targets.of(entry)
-            except ConfigError:
+            except AgoraError:
                 return
             if not target.hooks.listening:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal
@@ -15,6 +16,8 @@ from agora.model.cause import Cause, Via
 from agora.model.observation import Owned
 from agora.model.record import Entry
 from agora.model.spec import DEFAULT_GRACE
+
+logger = logging.getLogger(__name__)
 
 
 class Reaped(Model):
@@ -53,12 +56,20 @@ class Reaper:
             dry_run: only say what would be done.
             installation: another, lost installation whose workloads to take; ours by default.
         Raises:
-            AgoraError: a target cannot be asked.
+            ConfigError: the configuration cannot be read.
+        Returns:
+            a row a workload; and one without an id, `failed`, for a target that cannot be asked.
         """
         wanted = installation or self._core.store.installation
         found: list[Reaped] = []
+        self._core.settings.require()
         for config in self._core.settings.targets.values():
-            found += await self._reap_target(config, wanted, cause, dry_run)
+            try:
+                found += await self._reap_target(config, wanted, cause, dry_run)
+            except AgoraError as error:
+                found.append(
+                    Reaped(target=config.name, id="", installation=wanted, age=0, action="failed", reason=str(error))
+                )
         return found
 
     async def _reap_target(self, config: TargetConfig, installation: str, cause: Cause, dry_run: bool) -> list[Reaped]:
@@ -130,7 +141,8 @@ class Reaper:
                 target = await self._core.targets.of(entry)
                 if target.implements("release"):
                     await target.call("release", seconds=LOOK_SECONDS, handle=entry.handle)
-            except AgoraError:
+            except AgoraError as error:
+                logger.warning("dispatch %s: kept, since its target cannot be asked: %s", entry.id, error)
                 return False
         await self._core.store.delete(entry.id)
         return True

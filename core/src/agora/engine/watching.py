@@ -107,9 +107,18 @@ class TargetWatch:
                 sink.close()
             if sink.stood:
                 pause = FIRST_PAUSE
-            await self._looker.look(list(self._entries.values()))
-            await anyio.sleep(pause)
+            await self._poll_for(pause, target.limits.poll_interval)
             pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _poll_for(self, seconds: float, interval: float) -> None:
+        """Look while no stream stands, as often as where there is none; rarely where nobody answers."""
+        until = asyncio.get_running_loop().time() + seconds
+        while True:
+            away = await self._looker.look(list(self._entries.values()))
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await anyio.sleep(left if away else min(interval, left))
 
     def look_at_all(self) -> None:
         """Look at everything soon: the stream stands (again), and what came before it is not known."""

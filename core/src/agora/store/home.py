@@ -47,7 +47,10 @@ def installation(home: Path) -> str:
     try:
         if not path.exists():
             draft = home / f".installation.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-            draft.write_text(uuid.uuid4().hex[:20] + "\n")
+            with draft.open("w") as file:
+                file.write(uuid.uuid4().hex[:20] + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # an empty file after a power cut would disown everything that runs
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
             draft.unlink()

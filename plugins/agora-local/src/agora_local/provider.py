@@ -206,7 +206,9 @@ class LocalProvider:
             try:
                 self._launch(claim, spec, digest, start, check)
             except Nothing:
-                self._launch(claim, spec, digest, start, check)
+                # A shim that died between the start and its answer has left a journal: that is no second try.
+                if claim.story().start is None:
+                    self._launch(claim, spec, digest, start, check)
         except (StopRequested, SubmitRefused):
             claim.remove()
             raise
