@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.observation import Handle, Phase
 from agora.model.spec import Spec
 from agora_conformance.emulators.k8s import K8sEmulator
-from agora_k8s import names
+from agora_k8s import api, names
 from k8s_harness import GRACEFUL, Hands, eventually, never
 
 pytestmark = pytest.mark.backend("k8s")
@@ -51,10 +53,25 @@ def test_another_spec_or_installation_is_a_conflict(hands: Hands, tmp_path: Path
     assert [one.handle for one in hands.provider.list_owned(hands.installation)] == [handle]
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Send nothing a second time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "CALL_SECONDS", 0.0)
+        yield
+
+
+def test_a_connection_that_is_cut_is_made_anew(hands: Hands) -> None:
+    hands.emulator.faults.cut(1, after=True, verb="create", resource="jobs")
+    handle = hands.start()
+    hands.ready(handle)
+    assert len(hands.pods(handle)) == 1
+
+
 def test_a_lost_answer_is_found_again(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.cut(1, after=True, verb="create", resource="jobs")
-    with pytest.raises(Unreachable) as caught:
+    with impatient(), pytest.raises(Unreachable) as caught:
         hands.start(id=id)
     assert caught.value.sent is True
     found = hands.provider.find(id)
@@ -113,7 +130,7 @@ def test_a_secret_arrives_unexpanded_and_goes_with_its_job(hands: Hands) -> None
 def test_a_start_that_failed_half_way_is_finished_by_its_own_process(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.cut(1, verb="create", resource="secrets")
-    with pytest.raises(Unreachable):
+    with impatient(), pytest.raises(Unreachable):
         hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
     assert hands.provider.find(id) is None, "this process may send it again"
     other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
@@ -127,7 +144,7 @@ def test_a_start_that_failed_half_way_is_finished_by_its_own_process(hands: Hand
 def test_a_half_made_job_is_stopped_for_good(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.cut(1, verb="create", resource="secrets")
-    with pytest.raises(Unreachable):
+    with impatient(), pytest.raises(Unreachable):
         hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
     other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
     handle = other.provider.find(id)
@@ -145,7 +162,7 @@ def test_a_half_made_job_of_a_dead_process_is_given_up(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.skew(server=-120)  # it is made two minutes ago
     hands.emulator.faults.cut(1, verb="create", resource="secrets")
-    with pytest.raises(Unreachable):
+    with impatient(), pytest.raises(Unreachable):
         hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
     other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
     handle = other.provider.find(id)

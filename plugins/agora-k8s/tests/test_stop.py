@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from agora.errors import Unreachable
 from agora.model.observation import Handle, Observation, Phase, ReceiptKind
 from agora_k8s import names
 from agora_k8s.api import STRATEGIC_PATCH
@@ -95,6 +96,18 @@ def test_a_finished_workload_is_left_as_it_is(hands: Hands) -> None:
     assert {call.verb for call in after} <= {"get", "list"}
     assert len(hands.pods(handle)) == 1
     assert hands.stop(handle).kind is ReceiptKind.ALREADY_EXITED
+
+
+def test_a_stop_whose_answer_is_lost_is_still_the_cause_of_the_end(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    hands.emulator.faults.cut(1, after=True, verb="delete", resource="pods")
+    with pytest.raises(Unreachable) as caught:
+        hands.stop(handle)
+    assert caught.value.sent is True
+    eventually(lambda: not hands.processes(handle))
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.stop_reached, seen.ended_by) == (42, None, None)
 
 
 def test_an_unschedulable_pod_is_stopped_before_it_starts(hands: Hands) -> None:

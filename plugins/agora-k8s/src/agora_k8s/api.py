@@ -12,7 +12,14 @@ from typing import Any
 
 import urllib3
 from agora.errors import PermissionDenied, ProviderError, Unreachable
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+)
 from urllib3.response import BaseHTTPResponse
 
 from agora_k8s.connect import Connection
@@ -108,16 +115,20 @@ class Api:
         """Change an object."""
         return self.call("PATCH", self.path(kind, name), body=body, content=how)
 
-    def delete(self, kind: str, item: Mapping[str, Any], **options: Any) -> dict[str, Any] | None:
+    def delete(
+        self, kind: str, item: Mapping[str, Any], *, once: bool = False, **options: Any
+    ) -> dict[str, Any] | None:
         """Delete exactly this object, not a later one of its name; null where it is gone already.
 
         Parameters:
+            once: send it again only where it was certainly not carried out, so that the answer shows the object as
+                it was before.
             options: further `DeleteOptions`. They travel in the body, where the query would be ignored.
         """
         metadata = item["metadata"]
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": metadata["uid"]}, **options}
         try:
-            return self.call("DELETE", self.path(kind, metadata["name"]), body=body)
+            return self.call("DELETE", self.path(kind, metadata["name"]), body=body, once=once)
         except Refusal as error:
             if error.status == 404 or (error.status == 409 and "precondition" in str(error)):
                 return None
@@ -133,8 +144,12 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content: str = "application/json",
+        once: bool = False,
     ) -> dict[str, Any]:
         """Send a request and read the whole answer; every request here can be sent again safely.
+
+        Parameters:
+            once: send it again only where it was certainly not carried out.
 
         Raises:
             Refusal: the server refused it.
@@ -147,15 +162,20 @@ class Api:
             try:
                 answer = self._send(method, path, query, body, content, READ_SECONDS, preload=True)
             except Unreachable as error:
-                error.sent = error.sent or sent
-                raise
+                error.sent = sent = error.sent or sent
+                if once or not isinstance(error.__cause__, ProtocolError) or time.monotonic() + pause > give_up:
+                    raise
+                # The connection was cut; the server is there.
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
             if answer.status < 300:
                 return _object(answer)
             if answer.status not in _BUSY:
                 raise self._refused(answer)
             sent = sent or answer.status != 429
             wait = _retry_after(answer) or pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-            if time.monotonic() + wait > give_up:
+            if (once and sent) or time.monotonic() + wait > give_up:
                 raise Unreachable(f"the API server is busy ({answer.status}): {_words(answer)}", sent=sent)
             time.sleep(wait)
             pause = min(_LONGEST_PAUSE, pause * 2)

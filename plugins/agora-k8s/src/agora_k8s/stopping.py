@@ -73,7 +73,7 @@ def _stop_pod(
     if marked["metadata"].get("deletionTimestamp") is None and (seen := story.ended(job, marked)) is not None:
         cluster.let_go(marked)
         return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
-    deleted = cluster.api.delete("pods", marked, gracePeriodSeconds=grace)
+    deleted = cluster.api.delete("pods", marked, once=True, gracePeriodSeconds=grace)
     if deleted is None:
         return None
     if (over := _ended_before(job, deleted)) is not None:
