@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,23 @@ def test_a_lost_answer_is_found_again(hands: Hands) -> None:
     assert found is not None
     assert hands.start(id=id) == found
     assert len(eventually(lambda: hands.pods(found))) == 1
+
+
+def test_a_new_job_that_is_not_shown_yet_is_not_absent(hands: Hands) -> None:
+    hands.emulator.faults.hide_created(3)
+
+    def old_enough() -> bool:  # the namespace of a new emulator is hidden too
+        with suppress(Unreachable):
+            return bool(hands.provider.identity())
+        return False
+
+    eventually(old_enough)
+    handle = hands.start()
+    assert hands.observe(handle).phase is Phase.PENDING
+    with pytest.raises(Unreachable, match="does not show"):
+        hands.stop(handle)
+    hands.emulator.faults.hide_created(0)
+    hands.ready(handle)
 
 
 def test_server_errors_and_throttling_are_waited_out(hands: Hands) -> None:

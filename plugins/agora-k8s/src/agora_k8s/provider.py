@@ -27,6 +27,8 @@ from agora_k8s.watch import Watch
 
 #: The namespace's uid is asked for again after this time, and before anything is called absent; seconds.
 _IDENTITY_SECONDS = 60.0
+#: A new object may be missing from an answer for so long; counted from its creation, which may come late.
+_SETTLE_SECONDS = 5.0
 #: Characters of a cause on the cluster; all annotations of an object share 256 KiB.
 _CAUSE_CHARACTERS = 1024
 #: `close` may take two seconds.
@@ -57,6 +59,7 @@ class K8sProvider:
         self._parts: _Parts | None = None
         self._making = threading.Lock()
         self._proof: tuple[str, float] | None = None
+        self._new: dict[str, float] = {}
         self._closed = threading.Event()
 
     @property
@@ -98,6 +101,9 @@ class K8sProvider:
         except Unreachable as error:
             raise Unreachable(str(error), sent=False) from error
         job = self._made.starter.start(check_dispatch_id(id), spec, check)
+        now = time.monotonic()
+        self._new = {uid: at for uid, at in self._new.items() if now - at < _SETTLE_SECONDS}
+        self._new[job["metadata"]["uid"]] = now
         return self._ref(id, job).handle(backend, self._api.namespace)
 
     @hookimpl
@@ -109,6 +115,8 @@ class K8sProvider:
         )
         if receipt.kind is ReceiptKind.NOT_FOUND:
             self._prove(handle)
+            if self._is_new(ref):
+                raise Unreachable(f"the cluster does not show {handle.id} yet")
         return receipt
 
     @hookimpl
@@ -124,6 +132,8 @@ class K8sProvider:
         seen: dict[str, Observation] = {}
         for ref, (job, pods) in zip(refs, self._cluster.fetch_many(refs), strict=True):
             looked = story.look(job, pods)
+            if looked.phase is Phase.ABSENT and self._is_new(ref):
+                looked = Observation(phase=Phase.PENDING)
             if looked.phase is not Phase.ABSENT:
                 self._made.keeper.heard(job, story.current(pods), looked)
             seen[ref.id] = looked
@@ -213,6 +223,11 @@ class K8sProvider:
         if self._parts is not None:
             self._parts.keeper.close(_CLOSE_SECONDS)
             self._parts.cluster.api.close()
+
+    def _is_new(self, ref: Ref) -> bool:
+        """Whether this process made a workload a moment ago, so that a server may not show it yet."""
+        made = self._new.get(ref.uid)
+        return made is not None and time.monotonic() - made < _SETTLE_SECONDS
 
     # -- identity ----------------------------------------------------------------------------------------------
 
