@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from agora import BlockingClient, Record, State
 
-pytestmark = pytest.mark.backend("local")
+# Several processes are started, one after the other: on a machine with other work that takes its time.
+pytestmark = [pytest.mark.backend("local"), pytest.mark.timeout(180)]
 
 HERE = Path(__file__).parent
-PATIENCE = 30
+PATIENCE = 50
 CLAIM = 1.5
-MARK = "AGORA_DISPATCH_ID"
-ID = "crash-1"
+#: Workloads are found by it in /proc: another run of these tests at the same time has another one.
+ID = f"crash-{os.getpid()}"
 
 #: Says when it was started and each SIGTERM that it gets, and exits 7.
 WORKLOAD = "echo $$ >> starts; trap 'echo TERM >> terms; exit 7' TERM; while :; do sleep 0.05; done"
@@ -60,8 +61,13 @@ class World:
         return path.read_text().splitlines() if path.exists() else []
 
     def workloads(self) -> list[int]:
-        """Return every process that carries the mark, whoever knows it."""
-        return [pid for pid in pids() if f"{MARK}={ID}".encode() in environ_of(pid)]
+        """Return every process that carries the marks of this dispatch, whoever knows it."""
+        try:
+            installation = (self.home / "installation").read_text().strip()
+        except FileNotFoundError:
+            return []
+        marks = {f"AGORA_DISPATCH_ID={ID}".encode(), f"AGORA_DISPATCH_INSTALLATION={installation}".encode()}
+        return [pid for pid in pids() if marks <= set(environ_of(pid))]
 
     def row(self) -> dict[str, Any]:
         """Read the stored record, without anybody who could change it meanwhile."""
