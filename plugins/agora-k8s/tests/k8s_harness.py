@@ -72,6 +72,7 @@ class Hands:
     def ready(self, handle: Handle) -> None:
         """Wait until the script says that it is ready."""
         eventually(lambda: b"ready" in self.output(handle))
+        assert self.observe(handle).phase in (Phase.RUNNING, Phase.ENDED)
 
     def stop(self, handle: Handle, grace: int = 3, reason: str = "a test") -> StopReceipt:
         """Stop a workload."""

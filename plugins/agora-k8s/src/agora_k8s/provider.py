@@ -117,6 +117,8 @@ class K8sProvider:
             self._prove(handle)
             if self._is_new(ref):
                 raise Unreachable(f"the cluster does not show {handle.id} yet")
+        else:
+            self._new.pop(ref.uid, None)
         return receipt
 
     @hookimpl
@@ -134,6 +136,8 @@ class K8sProvider:
             looked = story.look(job, pods)
             if looked.phase is Phase.ABSENT and self._is_new(ref):
                 looked = Observation(phase=Phase.PENDING)
+            if job is not None or pods:
+                self._new.pop(ref.uid, None)
             if looked.phase is not Phase.ABSENT:
                 self._made.keeper.heard(job, story.current(pods), looked)
             seen[ref.id] = looked
