@@ -604,11 +604,13 @@ class Dispatches(RuleBasedStateMachine):
         return "lost"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_whatever_is_told_in_whatever_order_the_contract_holds() -> None:
     run_state_machine_as_test(
         Dispatches,
         settings=settings(
-            max_examples=1200,
+            max_examples=800,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

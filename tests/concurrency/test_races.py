@@ -14,7 +14,7 @@ from agora.model.cause import Cause, Via
 from agora.state import CancelAsked
 from agora.store import Store
 
-pytestmark = pytest.mark.backend("local")
+pytestmark = [pytest.mark.backend("local"), pytest.mark.timeout(180)]
 
 World = Any
 Eventually = Callable[[Callable[[], Any]], Any]
@@ -83,7 +83,6 @@ def test_of_a_thousand_races_between_an_end_and_a_cancel_each_ends_once_and_as_i
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_twenty_processes_that_cancel_one_dispatch_make_one_request_and_send_one_sigterm(
     world: World, eventually: Eventually
 ) -> None:
@@ -104,7 +103,6 @@ def test_twenty_processes_that_cancel_one_dispatch_make_one_request_and_send_one
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_dispatches_of_one_id_from_many_processes_are_one_workload(world: World, eventually: Eventually) -> None:
     Store(world.home).close()
     found = world.at_once("dispatch", "d1", 4, GRACEFUL)
@@ -118,7 +116,6 @@ def test_dispatches_of_one_id_from_many_processes_are_one_workload(world: World,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_two_supervisors_and_five_readers_are_one_sender(world: World, eventually: Eventually) -> None:
     ids = [f"d{number}" for number in range(5)]
     for id in ids:
