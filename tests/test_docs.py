@@ -267,7 +267,7 @@ def test_every_key_is_told_with_its_variable_and_default() -> None:
     assert rows.pop("targets") == ("", "`local`")
     variables = {key: f"`{variable}`" for variable, key in _VARIABLES.items()}
     expected = {
-        key: (variables.get(key, ""), as_toml(value)) for key, value in vars(settings).items() if key != "targets"
+        key: (variables.get(key, ""), as_toml(value)) for key, value in vars(settings).items() if key not in ("targets", "problem")
     }
     assert rows == expected
 
@@ -292,9 +292,9 @@ def test_every_variable_is_told() -> None:
         if "conformance" not in path.as_posix()
         for name in re.findall(r"\bAGORA_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8"))
     }
-    internal = {"AGORA_COMPLETE", "AGORA_DISPATCH_ID"}  # set by the completion scripts; by providers, as a mark
-    assert told == used - internal
-    assert "`AGORA_DISPATCH_ID`" in text_of("configuration.md")
+    marks = {"AGORA_DISPATCH_ID", "AGORA_DISPATCH_INSTALLATION"}
+    assert told == used - marks - {"AGORA_COMPLETE"}  # set by the completion scripts
+    assert all(f"`{mark}`" in text_of("configuration.md") for mark in marks)
 
 
 # --- providers -------------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_every_command_is_told_and_commands_are_found() -> None:
 def test_every_option_that_is_named_exists(page: str) -> None:
     known = options_of([app, *agora_commands().values(), *conformance.commands.values()])
     assert {"--grace", "--profile"} <= known
-    others = {"--find-links", "--no-index", "--offline"}  # of pip and scripts/wheels
+    others = {"--find-links", "--no-index", "--offline", "--install-engine"}  # of pip, scripts/wheels, scripts/setup
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code_of(page)))
     assert named - known - others == set()
 
