@@ -48,6 +48,8 @@ async def before_the_submit(arena: Arena) -> None:
     wait = TAKEOVER + arena.limits.settle_time
     state = await eventually(lambda: _settled(probe), wait, "it neither ran nor ended")
     arena.measured["state"] = state.value
+    record = await probe.record()
+    require(record.exit_code is None, f"it never ran, and it is {state.value} with exit code {record.exit_code}")
     if state is State.RUNNING:
         await probe.ready()
         await probe.cancel()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import anyio
+from agora.errors import AgoraError
 from agora.model.events import Event, EventType
 from agora.model.record import Record
 from pydantic import ValidationError
 
 from agora_conformance.arena import Arena
 from agora_conformance.registry import check
-from agora_conformance.verdict import Violation, require
+from agora_conformance.verdict import Verdict, Violation, require
 
 LIVES = "lives"
 
@@ -33,10 +34,16 @@ Lives = list[tuple[Record, list[Event]]]
 
 async def lives(arena: Arena) -> Lives:
     """Live three lives: one that succeeds, one that fails, one that is cancelled; all checks look at the same."""
+    shared = arena.setting.shared
     async with arena.setting.lock:
-        if LIVES not in arena.setting.shared:
-            arena.setting.shared[LIVES] = await _live(arena)
-    told: Lives = arena.setting.shared[LIVES]
+        if LIVES not in shared:
+            try:
+                shared[LIVES] = await _live(arena)
+            except (AgoraError, Verdict) as error:
+                shared[LIVES] = error
+    told: Lives | Exception = shared[LIVES]
+    if isinstance(told, Exception):
+        raise told
     return told
 
 

@@ -57,8 +57,10 @@ class Mutant:
 
     def _start(self, id: str, spec: Spec, check: Check) -> Handle:
         handle: Handle = self.inner.call("dispatch", id=id, spec=spec, check=check)
-        first = handle.first and self.told(id, handle.first)
-        return handle.model_copy(update={"first": first})
+        return self._told_handle(handle)
+
+    def _told_handle(self, handle: Handle) -> Handle:
+        return handle.model_copy(update={"first": handle.first and self.told(handle.id, handle.first)})
 
     def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         receipt: StopReceipt = self.inner.call("stop", handle=handle, grace=grace, cause=cause)
@@ -111,7 +113,7 @@ class Mutant:
     def find(self, id: str) -> Handle | None:
         """Find a workload."""
         handle: Handle | None = self.inner.call("find", id=id)
-        return handle
+        return handle and self._told_handle(handle)
 
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:

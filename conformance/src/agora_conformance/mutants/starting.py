@@ -139,6 +139,21 @@ class FindsNothing(Mutant):
         return None
 
 
+class InventsAnEnd(Mutant):
+    """What was never started is found, and has succeeded."""
+
+    @hookimpl
+    def find(self, id: str) -> Handle | None:
+        """Find anything."""
+        found: Handle | None = self.inner.call("find", id=id)
+        return found or Handle(id=id, backend=self.inner.call("identity"))
+
+    def _look(self, handle: Handle) -> Observation:
+        if handle.data:
+            return super()._look(handle)
+        return Observation(phase=Phase.ENDED, exit_code=0, stop_reached=False)
+
+
 class TakesForeign(Mutant):
     """The mark of the installation is not looked at: what any instance of this process started is everybody's."""
 

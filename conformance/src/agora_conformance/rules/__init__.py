@@ -1,0 +1,1 @@
+"""The requirements as data, by what they are about."""
