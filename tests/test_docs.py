@@ -267,7 +267,9 @@ def test_every_key_is_told_with_its_variable_and_default() -> None:
     assert rows.pop("targets") == ("", "`local`")
     variables = {key: f"`{variable}`" for variable, key in _VARIABLES.items()}
     expected = {
-        key: (variables.get(key, ""), as_toml(value)) for key, value in vars(settings).items() if key not in ("targets", "problem")
+        key: (variables.get(key, ""), as_toml(value))
+        for key, value in vars(settings).items()
+        if key not in ("targets", "problem")
     }
     assert rows == expected
 

@@ -280,6 +280,27 @@ def emulator(
 
 
 @main.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--jobs", type=click.IntRange(min=1), default=None, metavar="N", help="Mutants at the same time.")
+def mutants(names: tuple[str, ...], jobs: int | None) -> None:
+    """Prove that the suite can fail: run it on providers with one planted fault each, all or the NAMEd ones."""
+    from agora_conformance.mutants import MUTANTS
+    from agora_conformance.mutants.proof import AT_ONCE, prove_all
+
+    if unknown := sorted(set(names) - MUTANTS.keys()):
+        raise _Usage(f"{', '.join(unknown)} is no mutant; there are: {', '.join(sorted(MUTANTS))}")
+    wrong = 0
+    for proof in prove_all(names, jobs or AT_ONCE):
+        wrong += not proof.holds
+        click.echo(f"{proof.name:<30} {'as pinned' if proof.holds else 'WRONG':<10} {proof.seconds:6.1f} s")
+        for requirement, seen in proof.unexpected.items():
+            click.echo(f"    {requirement} was not expected: {seen}")
+        for requirement in proof.missed:
+            click.echo(f"    {requirement} passed")
+    sys.exit(1 if wrong else 0)
+
+
+@main.command()
 @click.argument("name")
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Where to.")
 def new(name: str, directory: Path) -> None:

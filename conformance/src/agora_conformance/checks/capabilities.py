@@ -244,5 +244,3 @@ async def stop_signal(arena: Arena) -> None:
     await probe.cancel()
     await probe.end(3)
     require(len((await probe.pulse()).terms) == 1, "the first signal was not SIGTERM")
-
-
