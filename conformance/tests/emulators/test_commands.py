@@ -137,6 +137,8 @@ def test_kubectl(served: Served, tmp_path: Path) -> None:
     assert "Container started: main" in described
     assert "deleted" in kubectl("delete", "pod", "-l", "job-name=work", "--grace-period=2")
     assert served.processes() == []
-    assert "Failed" in kubectl("get", "jobs")
+    limit = time.monotonic() + 15
+    while "Failed" not in (jobs := kubectl("get", "jobs")):
+        assert time.monotonic() < limit, jobs
     assert "deleted" in kubectl("delete", "job", "work")
     assert "NotFound" in kubectl("get", "job", "work", code=1)

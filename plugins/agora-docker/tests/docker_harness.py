@@ -16,7 +16,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.observation import Handle, Observation, Phase, StopReceipt
 from agora.model.spec import Spec
 from agora.provider import Installation
-from agora_docker import PROVIDER, marks
+from agora_docker import PROVIDER, body, marks
 from agora_docker.config import DockerConfig
 from agora_docker.endpoint import resolve
 from agora_docker.engine import Engine
@@ -187,3 +187,19 @@ class Sink:
     def handles(self) -> Mapping[str, Handle]:
         """What is watched."""
         return self.known
+
+
+def left_behind(docker: Docker, id: str) -> str:
+    """Create the container of a dispatch and go no further, as a killed process does."""
+    spec = docker.spec(*SLEEP)
+    asked = body.container(id, docker.installation, spec, DockerConfig(), "json-file", [])
+    params = {"name": marks.name_of(id, docker.installation)}
+    return str(docker.outside.request("POST", "/containers/create", params=params, json=asked).json()["Id"])
+
+
+def fill_the_ring(docker: Docker) -> None:
+    """Have more things happen than the engine remembers (256)."""
+    for number in range(300):
+        docker.post(f"/images/{docker.image}/tag", repo=f"agora-test/ring-{docker.installation}", tag=str(number % 2))
+    for number in range(2):
+        docker.outside.request("DELETE", f"/images/agora-test/ring-{docker.installation}:{number}", accept=(404,))

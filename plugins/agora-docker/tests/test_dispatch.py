@@ -14,7 +14,7 @@ from agora.model.observation import Phase
 from agora.model.spec import Spec
 from agora_docker import body, marks, starting
 from agora_docker.config import DockerConfig
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, never, processes
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, left_behind, never, processes
 
 pytestmark = pytest.mark.backend("docker")
 
@@ -129,14 +129,6 @@ def test_a_strangers_container_under_our_name_is_a_conflict_and_stays(docker: Do
         assert docker.outside.request("GET", f"/containers/{stranger}/json").json()["State"]["Status"] == "created"
     finally:
         docker.remove(stranger)
-
-
-def left_behind(docker: Docker, id: str) -> str:
-    """Create the container of a dispatch and go no further, as a killed process does."""
-    spec = docker.spec(*SLEEP)
-    asked = body.container(id, docker.installation, spec, DockerConfig(), "json-file", [])
-    params = {"name": marks.name_of(id, docker.installation)}
-    return str(docker.outside.request("POST", "/containers/create", params=params, json=asked).json()["Id"])
 
 
 def test_a_container_that_nobody_started_is_removed_by_find(docker: Docker) -> None:

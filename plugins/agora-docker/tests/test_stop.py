@@ -19,9 +19,7 @@ from agora_docker.notes import SentStop
 from agora_docker.stopping import NO_TIMER, kills_when_left
 from agora_docker.story import KILL, TERM
 from agora_docker.testing.proxy import Proxy
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
-from test_dispatch import left_behind
-from test_truth import fill_the_ring
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, fill_the_ring, left_behind, processes
 
 pytestmark = pytest.mark.backend("docker")
 

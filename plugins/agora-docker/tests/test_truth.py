@@ -14,7 +14,7 @@ from agora_docker import body
 from agora_docker.config import DockerConfig
 from agora_docker.story import Happened, Stories, Story
 from agora_docker.testing import images
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, fill_the_ring, processes
 
 pytestmark = pytest.mark.backend("docker")
 SECOND = 10**9
@@ -73,14 +73,6 @@ def test_docker_rm_that_no_event_tells_of_any_more_is_absent(docker: Docker) -> 
     assert docker.look(handle).phase is Phase.ABSENT
     assert docker.provider.find(handle.id) is None
     assert docker.stop(handle).kind is ReceiptKind.NOT_FOUND
-
-
-def fill_the_ring(docker: Docker) -> None:
-    """Have more things happen than the engine remembers (256)."""
-    for number in range(300):
-        docker.post(f"/images/{docker.image}/tag", repo=f"agora-test/ring-{docker.installation}", tag=str(number % 2))
-    for number in range(2):
-        docker.outside.request("DELETE", f"/images/agora-test/ring-{docker.installation}:{number}", accept=(404,))
 
 
 def test_an_end_that_no_event_tells_of_any_more_keeps_its_code(docker: Docker) -> None:

@@ -14,8 +14,7 @@ from agora.model.observation import EndedBy, Phase
 from agora.model.record import State
 from agora_docker.provider import DockerProvider
 from agora_docker.testing.proxy import Proxy
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually
-from test_truth import fill_the_ring
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually, fill_the_ring
 
 pytestmark = pytest.mark.backend("docker")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,35 @@ class Hands:
     def processes(self, handle: Handle) -> list[int]:
         """Return the live processes of a dispatch, seen from the node."""
         return self.emulator.processes(f"{names.DISPATCH}={handle.id}")
+
+
+class Sink:
+    """Gathers what a watch pushes."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Handle] = {}
+        self.seen: dict[str, list[Observation]] = {}
+        self.asked: list[str] = []
+        self.up = 0
+        self.over = threading.Event()
+        self.error: AgoraError | None = None
+
+    def connected(self) -> None:
+        self.up += 1
+
+    def push(self, dispatch_id: str, observation: Observation) -> None:
+        self.seen.setdefault(dispatch_id, []).append(observation)
+
+    def stale(self, dispatch_id: str) -> None:
+        self.asked.append(dispatch_id)
+
+    def handles(self) -> Mapping[str, Handle]:
+        return dict(self.live)
+
+    @property
+    def closed(self) -> bool:
+        return self.over.is_set()
+
+    def last(self, handle: Handle) -> Observation:
+        """Return the last word about a workload."""
+        return self.seen.get(handle.id, [Observation(phase=Phase.ABSENT)])[-1]

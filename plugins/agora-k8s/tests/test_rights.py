@@ -14,8 +14,7 @@ from agora.errors import PermissionDenied
 from agora.model.observation import Phase, ReceiptKind
 from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import rbac
-from k8s_harness import Hands, eventually
-from test_watch import Sink
+from k8s_harness import Hands, Sink, eventually
 
 pytestmark = pytest.mark.backend("k8s")
 

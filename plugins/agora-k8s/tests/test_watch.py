@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 from agora.errors import AgoraError
-from agora.model.observation import EndedBy, Handle, Observation, Phase
-from k8s_harness import GRACEFUL, Hands, eventually
+from agora.model.observation import EndedBy, Handle, Phase
+from k8s_harness import GRACEFUL, Hands, Sink, eventually
 
 pytestmark = pytest.mark.backend("k8s")
-
-
-class Sink:
-    """Gathers what a watch pushes."""
-
-    def __init__(self) -> None:
-        self.live: dict[str, Handle] = {}
-        self.seen: dict[str, list[Observation]] = {}
-        self.asked: list[str] = []
-        self.up = 0
-        self.over = threading.Event()
-        self.error: AgoraError | None = None
-
-    def connected(self) -> None:
-        self.up += 1
-
-    def push(self, dispatch_id: str, observation: Observation) -> None:
-        self.seen.setdefault(dispatch_id, []).append(observation)
-
-    def stale(self, dispatch_id: str) -> None:
-        self.asked.append(dispatch_id)
-
-    def handles(self) -> Mapping[str, Handle]:
-        return dict(self.live)
-
-    @property
-    def closed(self) -> bool:
-        return self.over.is_set()
-
-    def last(self, handle: Handle) -> Observation:
-        """Return the last word about a workload."""
-        return self.seen.get(handle.id, [Observation(phase=Phase.ABSENT)])[-1]
 
 
 @pytest.fixture

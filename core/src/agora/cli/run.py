@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOG_DRAIN = 3.0
 #: How long the progress line stays away after output, in seconds.
 QUIET_BEFORE_PROGRESS = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A closing terminal may send SIGHUP through its shell and through the kernel; within this time they are one.
 ONE_HANGUP = 1.0
 CANCEL_RETRY = 0.05
@@ -152,19 +153,24 @@ class Foreground:
 
         last_hangup = float("-inf")
         count = 0
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-            task_status.started()
-            async for number in received:
-                if number == signal.SIGHUP and time.monotonic() - last_hangup < ONE_HANGUP:
-                    continue
-                if number == signal.SIGHUP:
-                    last_hangup = time.monotonic()
-                count += 1
-                if count >= 3:
-                    self.detached = True
-                    self.tasks.cancel_scope.cancel()
-                    return
-                self.tasks.start_soon(self._cancel, number.name, count == 2)
+        try:
+            with anyio.open_signal_receiver(*SIGNALS) as received:
+                task_status.started()
+                async for number in received:
+                    if number == signal.SIGHUP and time.monotonic() - last_hangup < ONE_HANGUP:
+                        continue
+                    if number == signal.SIGHUP:
+                        last_hangup = time.monotonic()
+                    count += 1
+                    if count >= 3:
+                        self.detached = True
+                        self.tasks.cancel_scope.cancel()
+                        return
+                    self.tasks.start_soon(self._cancel, number.name, count == 2)
+        finally:
+            # A signal that comes while the end is being told must not take the exit code away.
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     async def _cancel(self, reason: str, force: bool) -> None:
         import anyio
