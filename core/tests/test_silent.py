@@ -73,8 +73,9 @@ def test_every_verb_comes_back_in_time(paper: Any, paper_settings: MakeSettings,
                 assert (found[name].outcome, found[name].delivered) == (Outcome.STOPPING, False)
                 assert found[name].error.type == "unreachable"
             assert isinstance(found["wait"], TimeoutError)
-            for name in ("logs", "reap", "dispatch"):
+            for name in ("logs", "dispatch"):
                 assert isinstance(found[name], Unreachable), found[name]
+            assert [(one.target, one.action) for one in found["reap"]] == [("paper", "failed")]
             assert [record.id for record in await client.list() if record.id == "another"] == [], "nothing was recorded"
             assert found["reconcile"].unreachable == ("paper",)
             begun = time.monotonic()
