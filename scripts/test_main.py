@@ -71,7 +71,7 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             needs_backends=True,
         ),
         pytest_stage(
-            *("serial", "the tests that measure time, one by one", "-m", "serial", *elsewhere),
+            *("serial", "the tests that measure time, one by one", "-m", "serial and not mutants", *elsewhere),
             needs_backends=True,
         ),
         Stage(
@@ -84,6 +84,7 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             tuple(suites.values()),
             needs_backends=True,
         ),
+        pytest_stage("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),
         pytest_stage("wheels", "every package from its wheel, in an empty environment", OWN_STAGE["wheels"]),
         pytest_stage("readme", "what README and CONTRIBUTING say", OWN_STAGE["readme"]),
     ]
