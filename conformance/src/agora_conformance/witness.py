@@ -24,7 +24,7 @@ START_LIMIT = 30.0
 #: Seconds in which a probe that lives must give a new sign of life, and a dead one must not.
 BREATH = 0.7
 #: Seconds between two looks.
-PAUSE = 0.1
+PAUSE = 0.15
 
 
 class Witness(ABC):

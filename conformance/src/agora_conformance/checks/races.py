@@ -19,8 +19,8 @@ from agora_conformance.witness import Probe
 OFFSETS = 20
 #: Seconds of a start over which cancels are spread at most.
 LONGEST_START = 0.5
-#: Seconds after which a workload is cancelled, which is the life of the first one, and what each lives longer.
-SHORTEST_LIFE, LIFE_STEP = 0.3, 0.04
+#: Seconds after the dispatch at which a workload is cancelled, and for which the shortest one lives.
+CANCEL_AFTER, SHORTEST_LIFE = 0.4, 0.2
 #: Races at the same time.
 LANES = 4
 
@@ -79,11 +79,14 @@ async def racing_the_start(arena: Arena) -> None:
 async def racing_the_end(arena: Arena) -> None:
     """Cancel at one moment workloads that end at or after it; a busy machine is late, so that others have ended."""
     client = await arena.client()
+    began = anyio.current_time()
+    await arena.start("exit", 0, 0, ready=False)
+    usual = anyio.current_time() - began
     outcomes: Counter[str] = Counter()
 
     async def race(life: float) -> None:
-        probe = await arena.start("exit", 0, round(100 * life))
-        await anyio.sleep(SHORTEST_LIFE)
+        probe = await arena.start("exit", 0, round(100 * life), ready=False)
+        await anyio.sleep(CANCEL_AFTER)
         result = await client.cancel(probe.id, reason="racing the end")
         record = await probe.end(3)
         outcomes[f"{result.outcome.value} {record.state.value}"] += 1
@@ -96,7 +99,10 @@ async def racing_the_end(arena: Arena) -> None:
         require(record.state is not State.SUCCEEDED or code == 0, f"it succeeded with exit code {code}")
         await _nothing_left(probe, record)
 
-    await _lanes([SHORTEST_LIFE + number * LIFE_STEP for number in range(OFFSETS)], race)
+    close = [SHORTEST_LIFE + 0.04 * number for number in range(OFFSETS // 2)]
+    # Where a dispatch takes long, its workload has lived for as long when the answer comes.
+    step = 0.2 + usual / 2
+    await _lanes([*close, *(max(close) + step * number for number in range(1, OFFSETS // 2 + 1))], race)
     arena.measured["outcomes"] = dict(outcomes)
 
 

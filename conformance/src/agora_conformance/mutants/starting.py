@@ -60,20 +60,14 @@ class RewritesDollars(_Rewriting):
         }
 
 
-class LosesParts(_Rewriting):
-    """Variables are cut at 64 kB, and the working directory is not used."""
-
-    def rewrite(self, spec: Spec) -> dict[str, Any]:
-        """Cut and drop them."""
-        return {"env": {name: value[:65_536] for name, value in spec.env.items()}, "cwd": None}
-
-
-class HidesARefusal(Mutant):
-    """What cannot be started is replaced by something that can."""
+class StartsCarelessly(Mutant):
+    """Variables are cut at 64 kB, the directory is not used, nobody looks for a stop, and a refused start succeeds."""
 
     def _start(self, id: str, spec: Spec, check: Check) -> Handle:
+        env = {name: value[:65_536] for name, value in spec.env.items()}
+        spec = spec.model_copy(update={"env": env, "cwd": None})
         try:
-            return super()._start(id, spec, check)
+            return super()._start(id, spec, nothing_requested)
         except SubmitRefused:
             return super()._start(id, spec.model_copy(update={"command": ("true",)}), check)
 
@@ -82,13 +76,6 @@ class HidesARefusal(Mutant):
         if seen.phase is Phase.ENDED and seen.never_started:
             return Observation(phase=Phase.ENDED, exit_code=0, started_at=seen.ended_at, ended_at=seen.ended_at)
         return seen
-
-
-class NeverLooks(Mutant):
-    """A requested stop is not looked for before the start."""
-
-    def _start(self, id: str, spec: Spec, check: Check) -> Handle:
-        return super()._start(id, spec, nothing_requested)
 
 
 class LeaksAChild(Mutant):
@@ -128,15 +115,6 @@ class LeaksASecret(Mutant):
         handle = super()._start(id, spec, check)
         values = {name: value.get_secret_value() for name, value in spec.secrets.items()}
         return handle.model_copy(update={"data": {**handle.data, "secrets": values}})
-
-
-class FindsNothing(Mutant):
-    """No workload is found by its id."""
-
-    @hookimpl
-    def find(self, id: str) -> Handle | None:
-        """Find nothing."""
-        return None
 
 
 class InventsAnEnd(Mutant):

@@ -99,14 +99,6 @@ class ErrsOnSecondStop(_Remembering):
         return super()._stop(handle, grace, cause)
 
 
-class SaysSignalledAfterTheEnd(Mutant):
-    """A stop of an ended workload, or of an unknown one, is answered like any other."""
-
-    def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
-        super()._stop(handle, grace, cause)
-        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
-
-
 class RestartsTheGrace(_Remembering):
     """Every stop arms the kill anew, with its own grace."""
 
