@@ -610,7 +610,7 @@ def test_whatever_is_told_in_whatever_order_the_contract_holds() -> None:
     run_state_machine_as_test(
         Dispatches,
         settings=settings(
-            max_examples=800,
+            max_examples=500,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,
