@@ -103,9 +103,3 @@ def test_requirements_lists_them_all(tmp_path: Path) -> None:
 
 def test_schema_is_that_of_a_report() -> None:
     assert json.loads(call("schema").stdout)["title"] == "Report"
-
-
-def test_an_unknown_mutant_is_wrong_usage() -> None:
-    result = call("mutants", "no-such-mutant")
-    assert result.exit_code == 2
-    assert "kills-at-once" in result.output
