@@ -129,9 +129,11 @@ class Arena:
     async def _host(self, name: str, *, task_status: TaskStatus[AgoraClient]) -> None:
         """Hold a client open in a task of its own: a check may ask for one within any scope."""
         client = AgoraClient(self.home(name), settings=self.settings, actor="suite", supervisor=False)
-        async with client:
-            task_status.started(client)
-            await self._over.wait()
+        # Shielded: whatever ends the check, its workloads are ended through this client.
+        with anyio.CancelScope(shield=True):
+            async with client:
+                task_status.started(client)
+                await self._over.wait()
 
     def hooks(self, installation: str | None = None, name: str = "hooks") -> Hooks:
         """Make an instance of the provider for an installation, a new one by default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -111,6 +112,8 @@ def run(
         )
         if not plan.requirements:
             raise _Usage("no requirement of this profile is selected")
+        # A run that is terminated cleans up like one that is interrupted.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         report = run_plan(plan, _progress(len(plan.requirements)))
     except Unusable as error:
         raise _Usage(str(error)) from error

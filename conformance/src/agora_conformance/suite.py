@@ -164,9 +164,10 @@ async def _check(state: _Run, requirement: Requirement, calm: anyio.Event) -> Ch
                 await _judge(state, requirement, arena)
             except Exception as error:  # noqa: BLE001 - whatever a check runs into becomes its row
                 status, message = _verdict(requirement, error)
-            seconds = anyio.current_time() - began
-            calm.set()
-            await arena.close()
+            finally:  # also when the run is interrupted: workloads would stay behind
+                seconds = anyio.current_time() - began
+                calm.set()
+                await arena.close()
             state.leftovers += [f"{requirement.id}: {what}" for what in arena.leftovers]
     except Exception as error:  # noqa: BLE001 - a row is never lost to the cleaning up after it
         state.leftovers.append(f"{requirement.id}: cleaning up failed: {_verdict(requirement, error)[1]}")

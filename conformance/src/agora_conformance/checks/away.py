@@ -28,7 +28,9 @@ class Cut:
 
     async def __aenter__(self) -> None:
         try:
-            await anyio.to_thread.run_sync(self._eyes.cut, *self._where)
+            # Shielded: a cut that was made is healed, whatever comes in between.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._eyes.cut, *self._where)
         except LookupError as error:
             raise Inconclusive(f"there was nothing to cut off any more: {error}") from error
 
