@@ -2,14 +2,14 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
 import anyio
 import pytest
 from agora.cli.base import Session
-from agora.cli.run import Foreground
+from agora.cli.run import SIGNALS, Foreground
 from agora.client import AgoraClient
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.observation import LogChunk
@@ -23,6 +23,15 @@ pytestmark = pytest.mark.anyio
 def anyio_backend() -> str:
     """Use what the command uses."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Undo that `run` leaves signals ignored for the rest of its process, which here is that of all tests."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Started:
