@@ -121,10 +121,18 @@ def test_a_provider_that_is_gone_leaves_a_recorded_request_that_says_why(
         async with AgoraClient(home, settings=paper_settings()) as client:
             await client.dispatch(command=("true",), id="d1")
 
+    heard: list[str] = []
+
+    class Audit:
+        @hookimpl
+        def on_event(self, event: Event) -> None:
+            heard.append(event.type.value)
+
     async def work() -> None:
-        async with AgoraClient(home, settings=Settings(supervisor=False)) as client:
+        async with AgoraClient(home, settings=Settings(supervisor=False), extensions=[Audit()]) as client:
             result = await client.cancel("d1")
             assert (result.outcome, result.delivered) == (Outcome.STOPPING, False)
+            assert "dispatch.cancel_requested" in heard
             assert result.error is not None
             assert result.error.type == "target_missing"
             assert "paper_provider" in result.error.message
@@ -224,6 +232,25 @@ def test_a_submit_without_an_answer_is_found_by_its_mark(
             record = await handle.get()
             assert (record.state, record.reachable) == (State.RUNNING, True)
             assert paper.STARTED == ["d1"], "never sent a second time"
+
+    run(work())
+
+
+def test_a_dispatch_of_which_nothing_was_sent_is_cancelled_at_once(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run
+) -> None:
+    async def work() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            paper.FAILS["dispatch"] = paper.FAILS["find"] = Unreachable("connection refused", sent=False)
+            handle = await client.dispatch(command=("true",), id="d1")
+            assert (handle.record.state, handle.record.reachable) == (State.SUBMITTED, False)
+            result = await handle.cancel(reason=REASON)
+            assert (result.outcome, result.delivered) == (Outcome.CANCELLED, None)
+            record = await client.get("d1", refresh=False)
+            assert (record.state, record.confirmed, record.reason) == (State.CANCELLED, True, "never_submitted")
+            paper.FAILS.clear()
+            await client.reconcile()
+            assert paper.STARTED == [], "it is never sent any more"
 
     run(work())
 

@@ -16,7 +16,7 @@ import pytest
 from agora import hookimpl
 from agora.errors import ProviderNotInstalled, SubmitRefused, Vetoed
 from agora.model.events import Event, EventType
-from agora.plugins import TargetHooks, list_providers, load_extensions, load_provider
+from agora.plugins import Listeners, TargetHooks, list_providers, load_extensions, load_provider
 
 Install = Callable[..., None]
 
@@ -330,9 +330,11 @@ def test_an_extension_with_a_misspelt_hook_or_without_wrapper_is_left_out(caplog
     assert "on_evnet" in caplog.text
     assert "must be a wrapper" in caplog.text
     assert dispatch(hooks) == "handle of d1"
-    assert hooks.listening
-    hooks.tell(an_event())
+    listeners = Listeners([Misspelt(), Replaces(), good])
+    assert listeners
+    listeners.tell(an_event())
     assert len(heard) == 1
+    assert not Listeners([Misspelt(), Replaces()])
 
 
 def test_every_listener_hears_every_event_though_one_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -348,9 +350,9 @@ def test_every_listener_hears_every_event_though_one_fails(caplog: pytest.LogCap
             if self.name == "broken":
                 raise RuntimeError("cannot hear")
 
-    hooks = TargetHooks("t", Provider(), [Listener("first"), Listener("broken"), Listener("last")])
+    listeners = Listeners([Listener("first"), Listener("broken"), Listener("last")])
     with caplog.at_level(logging.ERROR):
-        hooks.tell(an_event())
+        listeners.tell(an_event())
     assert sorted(heard) == ["broken", "first", "last"]
     assert "failed to hear" in caplog.text
 

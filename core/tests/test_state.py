@@ -88,6 +88,7 @@ class History:
     found: bool = False
     seen: bool = False
     submitter: tuple[str, datetime] | None = None
+    may_have_been_sent: bool = False
     cause: Cause | None = None
     accepted: bool = False
     attempts: list[Attempt] = field(default_factory=list)
@@ -301,6 +302,7 @@ class Dispatches(RuleBasedStateMachine):
         answer = self.feed(facts.ResubmitBegan(self.lease(owner)), self._held_end())
         assert answer is may, "a dispatch that was seen, or is being sent, is never sent again"
         if may:
+            self.history.may_have_been_sent |= self.history.submitter is not None
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
 
     @rule(owner=owners)
@@ -319,7 +321,7 @@ class Dispatches(RuleBasedStateMachine):
         expected = self._held_end()
         over = expected is not None or self.entry.state.terminal
         if self.entry.state is not State.PENDING:
-            self.history.found = self.history.seen = True
+            self.history.found = self.history.seen = self.history.may_have_been_sent = True
             claim = self.history.submitter
             if claim is not None and (owner is None or claim[0] == owner):
                 self.history.submitter = None
@@ -344,14 +346,21 @@ class Dispatches(RuleBasedStateMachine):
             expected = stopped(self.history.cause)
         self.feed(facts.SubmitAborted(owner), expected)
 
-    @rule(owner=owners, failure=failures)
-    def submit_unknown(self, owner: str, failure: Failure) -> None:
+    @rule(owner=owners, failure=failures, sent=flags)
+    def submit_unknown(self, owner: str, failure: Failure, sent: bool) -> None:
         self._release()
         expected = self._held_end()
         mine = expected is None and not self.entry.state.terminal and self._submits(owner)
-        self.feed(facts.SubmitUnknown(owner, failure), expected)
+        submitted = self.history.submitted
+        if mine and submitted:
+            self.history.may_have_been_sent |= sent
+            if self.entry.state is State.STOPPING and not self.history.may_have_been_sent:
+                assert self.history.cause is not None
+                expected = stopped(self.history.cause)
+        self.feed(facts.SubmitUnknown(owner, failure, sent), expected)
         if mine:
             self.history.submitter = None
+            assert expected is None or self.entry.confirmed is True
 
     @rule(proves=flags, pause=pauses)
     def never_seen(self, proves: bool, pause: float = 0.0) -> None:
@@ -364,9 +373,10 @@ class Dispatches(RuleBasedStateMachine):
                 expected = "lost"
             elif self.entry.state is State.STOPPING and self.history.cause is not None:
                 expected = stopped(self.history.cause)
+        surely_unsent = self._surely_unsent()
         self.feed(facts.NeverSeen(proves), expected)
         if expected and not self.history.seen:
-            assert self.entry.confirmed is proves
+            assert self.entry.confirmed is (proves or surely_unsent)
 
     @rule()
     def creator_gone(self) -> None:
@@ -424,13 +434,16 @@ class Dispatches(RuleBasedStateMachine):
         held = self._held_end()
         before = held or self.entry.state.value
         expected = {"pending": "cancelled", "submitted": "stopping", "running": "stopping"}.get(before, held)
+        over_at_once = before == "pending" or (before == "submitted" and self._surely_unsent())
+        if before == "submitted" and over_at_once:
+            expected = stopped(cause)
         if before not in ALREADY:
             self.history.cause = cause
         accepted, wish = self.entry.kill_at, (self.entry.stop_grace, self.entry.force)
         answer = self.feed(facts.CancelAsked(cause, grace, force, shorten, kill), expected)
-        if before == "pending":
+        if over_at_once:
             assert answer is Outcome.CANCELLED
-            assert self.entry.confirmed is True
+            assert (self.entry.confirmed, self.entry.reason) == (True, "never_submitted")
         else:
             assert answer is ALREADY.get(before, Outcome.STOPPING)
         if before == "stopping" and not held:
@@ -567,6 +580,9 @@ class Dispatches(RuleBasedStateMachine):
 
     def _submitter_gone(self) -> bool:
         return self.history.submitter is None or self.history.submitter[1] <= self.now
+
+    def _surely_unsent(self) -> bool:
+        return self.history.submitted and self.history.submitter is None and not self.history.may_have_been_sent
 
     def _release(self) -> None:
         """Claims that have run out hold nothing any more; their attempts may have reached the backend."""
@@ -726,3 +742,49 @@ def test_what_was_seen_or_is_being_sent_is_never_sent_again() -> None:
     found, _ = told(sent, facts.Started(HANDLE))
     assert found.state is State.SUBMITTED
     assert state.apply(found, again, later).answer is False
+
+
+AWAY = Failure(type="unreachable", message="connection refused")
+UNSENT = (facts.SubmitBegan(LEASE), facts.SubmitUnknown(LEASE.owner, AWAY, sent=False))
+
+
+def test_a_submit_that_certainly_sent_nothing_is_over_at_the_cancel() -> None:
+    entry, _ = told(new_entry(), *UNSENT)
+    assert (entry.state, entry.reachable) == (State.SUBMITTED, False)
+    change = state.apply(entry, facts.CancelAsked(CAUSE), START)
+    assert change.answer is Outcome.CANCELLED
+    assert (change.entry.state, change.entry.confirmed) == (State.CANCELLED, True)
+    assert (change.entry.reason, change.entry.exit_code) == ("never_submitted", None)
+
+
+def test_a_request_that_came_during_the_submit_is_over_when_nothing_was_sent() -> None:
+    entry, _ = told(new_entry(), facts.SubmitBegan(LEASE), facts.CancelAsked(CAUSE))
+    assert entry.state is State.STOPPING
+    entry, events = told(entry, facts.SubmitUnknown(LEASE.owner, AWAY, sent=False))
+    assert (entry.state, entry.confirmed, events.count(EventType.TERMINATED)) == (State.CANCELLED, True, 1)
+
+
+def test_what_may_have_been_sent_once_proves_nothing_any_more() -> None:
+    later = START + timedelta(seconds=16)
+    again = facts.ResubmitBegan(Lease(owner="p2", until=later + timedelta(seconds=15)))
+    unsent_again = facts.SubmitUnknown("p2", AWAY, sent=False)
+    unanswered = (facts.SubmitBegan(LEASE), facts.SubmitUnknown(LEASE.owner, AWAY), again, unsent_again)
+    sender_died = (facts.SubmitBegan(LEASE), again, unsent_again)
+    for way in (unanswered, sender_died, (facts.SubmitBegan(LEASE),)):
+        entry, _ = told(new_entry(), *way, facts.CancelAsked(CAUSE), now=later)
+        assert entry.state is State.STOPPING, way
+        entry, _ = told(entry, facts.NeverSeen(proves_never_started=False), now=later + timedelta(seconds=16))
+        assert (entry.state, entry.confirmed) == (State.CANCELLED, False), way
+    twice, _ = told(new_entry(), *UNSENT, again, unsent_again, facts.CancelAsked(CAUSE), now=later)
+    assert (twice.state, twice.confirmed) == (State.CANCELLED, True)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_second_copy_is_noted_once_and_changes_nothing_else(over: bool) -> None:
+    end = facts.Seen(Observation(phase=Phase.ENDED, exit_code=0, native={"pod": "a"}))
+    entry, _ = told(new_entry(), *RUNNING, *([end] if over else []))
+    copy = Observation(phase=Phase.RUNNING, reason="second_copy", message="it is killed", native={"pod": "b"})
+    after, events = told(entry, facts.Seen(copy), facts.Seen(copy))
+    assert events == []
+    assert [note.data for note in after.notes] == [{"message": "it is killed", "pod": "b"}]
+    assert after.model_copy(update={"notes": ()}) == entry

@@ -31,7 +31,7 @@ class WatchSink(Protocol):
         """Say that the stream stands; the core then observes every live workload once (list-then-watch)."""
 
     def push(self, dispatch_id: str, observation: Observation) -> None:
-        """Hand over what was heard about one workload; unknown ids are ignored."""
+        """Hand over what was heard about one workload; of one that is not live only a second copy is of interest."""
 
     def stale(self, dispatch_id: str) -> None:
         """Ask the core to observe one workload, where the stream only says that something changed."""

@@ -8,6 +8,9 @@ import re
 import sys
 from datetime import UTC, datetime
 
+#: The logger on which a provider may say how far it is while it starts a dispatch; the command line shows that.
+PROGRESS = "agora.progress"
+
 _DISPATCH = re.compile(r"dispatch ([a-z0-9-]{1,32})\b")
 
 

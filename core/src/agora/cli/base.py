@@ -59,6 +59,7 @@ class Session:
         json: print JSON.
         own_error: exit code of the command for an error of Agora's own.
         sent: something was sent already, so that an error is no usage error any more.
+        quiet: say nothing but errors, neither how far a start is.
     """
 
     home: Path | None = None
@@ -68,6 +69,7 @@ class Session:
     json: bool = False
     own_error: int = Exit.ERROR
     sent: bool = False
+    quiet: bool = False
 
     def client(self) -> AgoraClient:
         """Return a client for the session's options, not entered yet."""
@@ -97,7 +99,10 @@ class Session:
         else:
             import logging
 
+            from agora.logs import PROGRESS
+
             logging.basicConfig(format="agora: %(message)s", level=logging.WARNING)
+            logging.getLogger(PROGRESS).setLevel(logging.WARNING if self.quiet else logging.INFO)
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -50,6 +50,7 @@ def run(
     the workload's code, or 128 + its signal, or 125 where that is 0 or unknown.
     """
     fields = spec_fields(flags)
+    session.quiet = quiet
     if detach:
         return session.run(lambda client: send(client, session, target, dispatch_id, fields))
     return session.run(lambda client: Foreground(client, session, quiet).run(target, dispatch_id, fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-import anyio.to_thread
+import anyio
 
 from agora.engine.core import Core
 from agora.engine.deliver import SHORTEST_ATTEMPT, Deliverer
@@ -13,7 +13,6 @@ from agora.model.cancel import CancelResult, Outcome
 from agora.model.cause import Cause
 from agora.model.record import Entry, Failure, State
 from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
-from agora.plugins import load_provider
 from agora.state import CancelAsked
 
 #: A cancel comes back after so long at the latest (contract 4), in seconds.
@@ -52,7 +51,7 @@ class Canceller:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
-        asked = await _asked(entry, cause, grace or None, force)
+        asked = await self._asked(entry, cause, grace or None, force)
         applied = await self._core.apply(entry, asked, durable=True)
         outcome: Outcome = applied.answer
         after = applied.entry
@@ -62,6 +61,14 @@ class Canceller:
         if scope.cancelled_caught:
             after = await self._core.store.read(id)
         return _result(after, outcome)
+
+    async def _asked(self, entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
+        """Put the request into a fact, by what the provider claims: its target is made only once this is recorded."""
+        try:
+            claims = (await self._core.targets.provider_of(entry)).capabilities
+        except ConfigError:
+            return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
+        return CancelAsked(cause, grace, force, shorten=claims.has("shorten"), force_kill=claims.has("force_kill"))
 
     async def _sent(self, after: Entry, outcome: Outcome, until: datetime) -> Entry:
         """Make the first attempt, or the kill that a force asks for, unless somebody else does."""
@@ -73,15 +80,6 @@ class Canceller:
             killed = await self._deliverer.attempt(after, "kill", seconds=left + SHORTEST_ATTEMPT)
             return after if killed is None else killed.entry
         return after
-
-
-async def _asked(entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
-    """Put the request into a fact, by what the provider claims: its target is made only once this is recorded."""
-    try:
-        claims = (await anyio.to_thread.run_sync(load_provider, entry.provider)).capabilities
-    except ConfigError:
-        return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
-    return CancelAsked(cause, grace, force, shorten=claims.has("shorten"), force_kill=claims.has("force_kill"))
 
 
 def check_grace(grace: int | None, force: bool) -> None:

@@ -14,9 +14,10 @@ import anyio
 import anyio.to_thread
 
 from agora.config import Settings
+from agora.engine.extensions import Extensions
 from agora.engine.plan import Bounds
 from agora.engine.targets import Targets
-from agora.errors import AgoraError, ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
+from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
 from agora.model.events import Event
 from agora.model.record import Entry, Failure, Lease
 from agora.model.spec import Spec
@@ -46,7 +47,8 @@ class Core:
         self.settings = settings
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.bounds = Bounds(settings.lost_after, settings.abandon_after)
-        self.targets = Targets(settings, Installation(store.installation, store.home), extensions)
+        self.extensions = Extensions(extensions)
+        self.targets = Targets(settings, Installation(store.installation, store.home), self.extensions)
         self.whole_specs: dict[str, Spec] = {}
         self.interest: Counter[str] = Counter()
 
@@ -55,7 +57,7 @@ class Core:
         return Lease(owner=self.owner, until=self.store.now() + timedelta(seconds=CLAIM_SECONDS))
 
     async def apply(self, entry: Entry, *facts: Fact, durable: bool = False) -> Applied:
-        """Apply facts to a dispatch and tell its events to the extensions of its target."""
+        """Apply facts to a dispatch and tell its events to the extensions."""
         # Who leaves must not keep the extensions from hearing of what was just committed.
         with anyio.CancelScope(shield=True):
             applied = await self.store.apply(entry.id, *facts, durable=durable)
@@ -67,14 +69,9 @@ class Core:
         if not events:
             return
         with anyio.move_on_after(TELL_SECONDS) as scope:
-            try:
-                target = await self.targets.of(entry)
-            except AgoraError:
-                return
-            if not target.hooks.listening:
-                return
-            for event in events:
-                await anyio.to_thread.run_sync(target.hooks.tell, event, abandon_on_cancel=True)
+            listeners = await self.extensions.listeners()
+            for event in events if listeners else ():
+                await anyio.to_thread.run_sync(listeners.tell, event, abandon_on_cancel=True)
         if scope.cancelled_caught:
             logger.error("dispatch %s: the extensions did not take its events within %g s", entry.id, TELL_SECONDS)
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import anyio
 
-from agora.engine.core import CLAIM_SECONDS, Core, failure_of
+from agora.engine.core import CLAIM_SECONDS, Core, failure_of, was_sent
 from agora.engine.deliver import Deliverer
 from agora.engine.find import Finder
 from agora.engine.targets import LOOK_SECONDS, Target
@@ -154,7 +154,7 @@ class Submitter:
             if isinstance(error, DispatchConflict):
                 raise error
             return applied.entry
-        applied = await core.apply(entry, SubmitUnknown(owner, failure_of(error)))
+        applied = await core.apply(entry, SubmitUnknown(owner, failure_of(error), was_sent(error)))
         return applied.entry
 
     async def _keep_claim(self, entry: Entry, signs: _Signs, call: anyio.CancelScope) -> None:

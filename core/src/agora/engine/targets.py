@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -12,11 +12,12 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from agora.config import Settings, TargetConfig, validate_target
+from agora.engine.extensions import Extensions
 from agora.errors import AgoraError, ConfigError, InvalidRequest, ProviderError, Unreachable
 from agora.model.capabilities import Limits
 from agora.model.record import Entry
 from agora.model.spec import Spec
-from agora.plugins import TargetHooks, load_extensions, load_provider
+from agora.plugins import TargetHooks, load_provider
 from agora.provider import Installation, ProviderInfo
 
 #: An attempt to stop may take so long (contract 3), in seconds.
@@ -119,14 +120,14 @@ class Targets:
     Parameters:
         settings: the configuration.
         installation: what providers are told of the store.
-        extensions: wrapped around every target, besides the installed ones.
+        extensions: wrapped around every target.
     """
 
-    def __init__(self, settings: Settings, installation: Installation, extensions: Sequence[object]) -> None:
+    def __init__(self, settings: Settings, installation: Installation, extensions: Extensions) -> None:
         self.settings = settings
         self._installation = installation
-        self._given = tuple(extensions)
-        self._installed: tuple[object, ...] | None = None
+        self._extensions = extensions
+        self._providers: dict[str, ProviderInfo] = {}
         self._made: dict[str, Target] = {}
         self._stuck: dict[str, float] = {}
         self._lock = anyio.Lock()
@@ -154,6 +155,8 @@ class Targets:
             ConfigError: it cannot be made.
         """
         key = key_of(config)
+        if (made := self._made.get(key)) is not None:
+            return made
         async with self._lock:
             if key not in self._made:
                 if anyio.current_time() < self._stuck.get(key, 0.0):
@@ -170,7 +173,7 @@ class Targets:
             return self._made[key]
 
     def _make(self, config: TargetConfig) -> Target:
-        info = load_provider(config.provider)
+        info = self._providers[config.provider] = load_provider(config.provider)
         model = validate_target(config, info.config_model)
         try:
             plugin = info.create(config.name, model, self._installation)
@@ -180,9 +183,17 @@ class Targets:
             raise ConfigError(
                 f"target {config.name!r} ({config.provider}) cannot be used: {type(error).__name__}: {error}"
             ) from error
-        if self._installed is None:
-            self._installed = tuple(load_extensions())
-        return Target(config, info, TargetHooks(config.name, plugin, (*self._installed, *self._given)))
+        return Target(config, info, TargetHooks(config.name, plugin, self._extensions.load()))
+
+    async def provider_of(self, entry: Entry) -> ProviderInfo:
+        """Return the provider of a dispatch without making its target.
+
+        Raises:
+            ConfigError: it is not installed here.
+        """
+        if (info := self._providers.get(entry.provider)) is None:
+            info = self._providers[entry.provider] = await anyio.to_thread.run_sync(load_provider, entry.provider)
+        return info
 
     async def close(self) -> None:
         """Let every plugin go, each for at most 2 s."""

@@ -16,7 +16,7 @@ from agora.engine.core import Core
 from agora.engine.look import Looker
 from agora.engine.targets import Target
 from agora.errors import AgoraError
-from agora.model.observation import Handle, Observation
+from agora.model.observation import SECOND_COPY, Handle, Observation
 from agora.model.record import Entry
 
 logger = logging.getLogger(__name__)
@@ -137,10 +137,10 @@ class TargetWatch:
     async def hear(self, id: str, observation: Observation, target: Target) -> None:
         """Write down what was pushed about one dispatch."""
         entry = self._entries.get(id)
-        if entry is None:
+        if entry is None and observation.reason != SECOND_COPY:
             return
         try:
-            if self._defer:
+            if entry is None or self._defer:
                 await anyio.sleep(self._defer)
                 entry = await self._core.store.read(id)
             await self._looker.hear(entry, observation, target)

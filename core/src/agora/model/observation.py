@@ -8,6 +8,10 @@ from pydantic import AwareDatetime, Field
 from agora.model.base import Model
 
 
+#: The `reason` of an observation of a workload that runs although this dispatch's own had ended.
+SECOND_COPY = "second_copy"
+
+
 class Phase(StrEnum):
     """Where a workload is, in the backend's own proof.
 
@@ -37,7 +41,9 @@ class Observation(Model):
         exit_code: 0-255; null where the backend lost it, never -1 or a guess. 128 + n for signal n.
         signal: number of the signal that ended it, where the backend tells.
         oom: whether something in the workload was killed for lack of memory; null means not known.
-        reason: a short machine word of the provider for the end or the wait (`image_missing`, ...).
+        reason: a short machine word of the provider for the end or the wait (`image_missing`, ...). `second_copy`
+            with `RUNNING` tells of a copy that should not be, and that the provider is killing: it is noted on the
+            record, also after the end, and changes nothing else.
         message: the backend's own words.
         started_at, ended_at: the backend's clock.
         stop_reached: whether a stop had reached the workload before it ended; false is a proof.

@@ -127,6 +127,7 @@ class Entry(Record):
         seen: any sign of the workload was seen; from then on it is never sent again.
         submitter: who creates or sends it now.
         first_sent_at: when the first byte may have left.
+        unsent: no submit that was answered, or whose sender died, can have reached the backend.
         stop_grace: seconds of grace that the request asks for.
         force: the request asks for a kill without grace.
         requested_stop_at: when the request was recorded.
@@ -154,6 +155,7 @@ class Entry(Record):
     seen: bool = False
     submitter: Lease | None = None
     first_sent_at: AwareDatetime | None = None
+    unsent: bool = False
     stop_grace: int | None = None
     force: bool = False
     requested_stop_at: AwareDatetime | None = None

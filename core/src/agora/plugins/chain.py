@@ -20,6 +20,7 @@ from agora.model.events import Event
 logger = logging.getLogger(__name__)
 
 _MARK = f"{PROJECT}_impl"
+_LISTENER = "on_event"
 
 
 class TargetHooks:
@@ -28,7 +29,7 @@ class TargetHooks:
     Parameters:
         target: name of the target, for messages.
         plugin: what the provider's `create` returned.
-        extensions: objects with hook wrappers and `on_event`.
+        extensions: objects with hook wrappers.
     Raises:
         ProviderNotInstalled: the plugin lacks a required hook, or has one that no hookspec knows.
     """
@@ -36,7 +37,6 @@ class TargetHooks:
     def __init__(self, target: str, plugin: object, extensions: Sequence[object] = ()) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(ProviderHooks)
-        self._manager.add_hookspecs(ExtensionHooks)
         try:
             self._manager.register(_adapted(plugin, _provider_hook), name="provider")
             self._manager.check_pending()
@@ -47,7 +47,6 @@ class TargetHooks:
             raise ProviderNotInstalled(
                 f"the provider of target {target!r} is refused: it does not implement {', '.join(missing)}"
             )
-        self._listening = False
         for number, extension in enumerate(extensions):
             self._add(extension, f"extension-{number}")
 
@@ -58,23 +57,39 @@ class TargetHooks:
     def _add(self, extension: object, name: str) -> None:
         try:
             adapted = _adapted(extension, _extension_hook)
+            vars(adapted).pop(_LISTENER, None)
             self._manager.register(adapted, name=name)
             self._manager.check_pending()
         except (PluginValidationError, ProviderNotInstalled) as error:
             logger.error("extension %r is left out: %s", extension, error)
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            return
-        self._listening = self._listening or hasattr(adapted, "on_event")
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook; blocking, so only from a worker thread."""
         return getattr(self._manager.hook, hook)(**arguments)
 
-    @property
-    def listening(self) -> bool:
-        """Whether any extension hears events."""
-        return self._listening
+
+class Listeners:
+    """The extensions that hear events, whatever becomes of a dispatch's target.
+
+    Parameters:
+        extensions: objects that may have an `on_event`.
+    """
+
+    def __init__(self, extensions: Sequence[object] = ()) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(ExtensionHooks)
+        for number, extension in enumerate(extensions):
+            if isinstance(getattr(getattr(extension, _LISTENER, None), _MARK, None), dict):
+                listener = SimpleNamespace(**{_LISTENER: _listener(getattr(extension, _LISTENER))})
+                try:
+                    self._manager.register(listener, name=f"extension-{number}")
+                except PluginValidationError as error:
+                    logger.error("extension %r is left out: %s", extension, error)
+
+    def __bool__(self) -> bool:
+        return bool(self._manager.hook.on_event.get_hookimpls())
 
     def tell(self, event: Event) -> None:
         """Hand an event to the extensions; blocking."""
@@ -106,18 +121,20 @@ def _provider_hook(name: str, function: Callable[..., Any], options: dict[str, A
 
 
 def _extension_hook(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    if name == "on_event":
-        return _safe_listener(_provider_hook(name, function, options))
+    if name == _LISTENER:
+        return function
     if not options.get("wrapper"):
         raise ProviderNotInstalled(f"{name} of an extension must be a wrapper: @hookimpl(wrapper=True)")
     return _safe_wrapper(name, function)
 
 
-def _safe_listener(function: Callable[..., Any]) -> Callable[..., Any]:
+def _listener(function: Callable[..., Any]) -> Callable[..., Any]:
+    blocking = _provider_hook(_LISTENER, function, {})
+
     @functools.wraps(function)
     def listener(*arguments: Any) -> None:
         try:
-            function(*arguments)
+            blocking(*arguments)
         except Exception:
             logger.exception("an extension failed to hear an event")
 

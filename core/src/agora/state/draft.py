@@ -99,6 +99,11 @@ def expired(lease: Lease | None, now: datetime) -> bool:
     return lease is None or lease.until <= now
 
 
+def surely_unsent(entry: Entry) -> bool:
+    """Whether nothing of a dispatch has reached its backend, and nobody is sending it."""
+    return entry.unsent and entry.submitter is None
+
+
 def back(draft: Draft) -> None:
     """The target answered: take back what said that it did not."""
     entry = draft.entry

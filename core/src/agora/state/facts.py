@@ -57,10 +57,15 @@ class SubmitAborted:
 
 @dataclass(frozen=True)
 class SubmitUnknown:
-    """The submit got no answer: it may or may not run."""
+    """The submit got no answer: it may or may not run.
+
+    Parameters:
+        sent: false only where it is certain that no byte of it reached the backend.
+    """
 
     owner: str
     failure: Failure
+    sent: bool = True
 
 
 @dataclass(frozen=True)

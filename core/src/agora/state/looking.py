@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agora.model.observation import Observation, Phase
+from agora.model.observation import SECOND_COPY, Observation, Phase
 from agora.model.record import State
 from agora.state import facts
 from agora.state.draft import Draft, back, expired
@@ -25,6 +25,10 @@ def seen(draft: Draft, fact: facts.Seen) -> bool:
     observation = fact.observation
     entry = draft.entry
     if entry.handle is None:
+        return False
+    if observation.reason == SECOND_COPY:
+        # It says nothing of the first one, and so nothing of how this dispatch goes.
+        note_once(draft, SECOND_COPY, message=observation.message, **observation.native)
         return False
     if entry.state.terminal:
         return _seen_after_end(draft, observation)
@@ -68,13 +72,13 @@ def _seen_after_end(draft: Draft, seen: Observation) -> bool:
         confirm(draft, seen)
         return True
     if seen.exit_code is not None and seen.exit_code != entry.exit_code:
-        late_result(draft, exit_code=seen.exit_code)
+        note_once(draft, "late_result", exit_code=seen.exit_code)
     return False
 
 
-def late_result(draft: Draft, **data: Any) -> None:
-    if not any(note.type == "late_result" and note.data == data for note in draft.entry.notes):
-        draft.note("late_result", **data)
+def note_once(draft: Draft, kind: str, **data: Any) -> None:
+    if not any(note.type == kind and note.data == data for note in draft.entry.notes):
+        draft.note(kind, **data)
 
 
 def _look_failed_item(draft: Draft, seen: Observation) -> bool:

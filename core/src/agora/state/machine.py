@@ -80,7 +80,7 @@ def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
 
 def _noted(draft: Draft, fact: facts.Noted) -> bool:
     if fact.type == "late_result":
-        looking.late_result(draft, **fact.data)
+        looking.note_once(draft, fact.type, **fact.data)
     else:
         draft.note(fact.type, **fact.data)
     return True

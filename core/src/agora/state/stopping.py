@@ -10,8 +10,8 @@ from agora.model.events import EventType
 from agora.model.observation import Observation, Phase, ReceiptKind, StopReceipt
 from agora.model.record import Attempt, Entry, State
 from agora.state import facts
-from agora.state.draft import Draft, back, expired
-from agora.state.ends import absent, confirm, decide, end
+from agora.state.draft import Draft, back, expired, surely_unsent
+from agora.state.ends import absent, confirm, decide, end, stopped_state
 
 #: A stop for an ended dispatch without proof of death is sent again so often, in seconds.
 UNCONFIRMED_EVERY = 30.0
@@ -45,6 +45,10 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         end(draft, State.CANCELLED, confirmed=True, reason="never_submitted")
         return Outcome.CANCELLED
     draft.move(State.STOPPING, stopping_at=draft.now, delivered=False)
+    if surely_unsent(entry):
+        draft.set(delivered=None)
+        end(draft, stopped_state(draft.entry), confirmed=True, reason="never_submitted")
+        return Outcome.CANCELLED
     return Outcome.STOPPING
 
 

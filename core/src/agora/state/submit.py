@@ -7,7 +7,7 @@ from datetime import timedelta
 from agora.model.events import EventType
 from agora.model.record import Entry, State
 from agora.state import facts, looking
-from agora.state.draft import Draft, expired
+from agora.state.draft import Draft, expired, surely_unsent
 from agora.state.ends import end, stopped_state
 
 
@@ -20,6 +20,7 @@ def submit_began(draft: Draft, fact: facts.SubmitBegan) -> bool:
         submitter=fact.claim,
         submitted_at=draft.now,
         first_sent_at=draft.now,
+        unsent=True,
         deadline=deadline,
     )
     draft.emit(EventType.SUBMITTED, target=draft.entry.target, deadline=deadline.isoformat())
@@ -30,7 +31,8 @@ def resubmit_began(draft: Draft, fact: facts.ResubmitBegan) -> bool:
     entry = draft.entry
     if entry.state is not State.SUBMITTED or entry.seen or not expired(entry.submitter, draft.now):
         return False
-    draft.set(submitter=fact.claim)
+    # A claim that nobody gave back is a sender who died, and may have sent it.
+    draft.set(submitter=fact.claim, unsent=entry.unsent and entry.submitter is None)
     return True
 
 
@@ -52,6 +54,7 @@ def started(draft: Draft, fact: facts.Started) -> bool:
     draft.set(
         handle=fact.handle,
         seen=True,
+        unsent=False,
         failure=None if entry.attempts == 0 else entry.failure,
         submitter=None if release else claim,
     )
@@ -87,7 +90,10 @@ def submit_unknown(draft: Draft, fact: facts.SubmitUnknown) -> bool:
     entry = draft.entry
     if entry.state.terminal or not _mine(entry, fact.owner):
         return False
-    draft.set(submitter=None, failure=fact.failure, reachable=False, reason=fact.failure.type)
+    unsent = entry.unsent and not fact.sent
+    draft.set(submitter=None, failure=fact.failure, reachable=False, reason=fact.failure.type, unsent=unsent)
+    if unsent and entry.state is State.STOPPING:
+        end(draft, stopped_state(entry), confirmed=True, reason="never_submitted")
     return True
 
 
@@ -100,7 +106,8 @@ def never_seen(draft: Draft, fact: facts.NeverSeen) -> bool:
     if entry.state not in (State.SUBMITTED, State.STOPPING) or entry.seen or not expired(entry.submitter, draft.now):
         return False
     state = stopped_state(entry) if entry.state is State.STOPPING else State.LOST
-    end(draft, state, confirmed=fact.proves_never_started, reason="never_started")
+    proven = fact.proves_never_started or surely_unsent(entry)
+    end(draft, state, confirmed=proven, reason="never_started")
     return True
 
 
