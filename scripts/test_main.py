@@ -11,10 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree as ET
 
 import backends
@@ -28,13 +31,14 @@ OWN_STAGE = {"wheels": "tests/test_wheels.py", "readme": "tests/test_readme.py"}
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: its commands all run; `reports` are JUnit files or conformance reports with the counts."""
+    """One step: its commands all run, `at_once` of them beside each other; `reports` hold the counts."""
 
     name: str
     about: str
     commands: tuple[tuple[str, ...], ...]
     reports: tuple[Path, ...] = ()
     needs_backends: bool = False
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,32 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             ),
             tuple(suites.values()),
             needs_backends=True,
+            at_once=2,
         ),
-        pytest_stage("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),
+        pytest_stage(
+            *("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),
+            *("-o", "faulthandler_timeout=0"),  # the first test waits for all of them, that is no hang
+        ),
         pytest_stage("wheels", "every package from its wheel, in an empty environment", OWN_STAGE["wheels"]),
         pytest_stage("readme", "what README and CONTRIBUTING say", OWN_STAGE["readme"]),
     ]
 
 
-def run_command(command: tuple[str, ...]) -> bool:
-    """Run one command of a stage with the output passed on; return whether it succeeded in time."""
-    print(f"$ {' '.join(command)}", flush=True)
+def start(command: tuple[str, ...], output: IO[str] | None = None) -> subprocess.Popen[bytes]:
+    """Start one command of a stage, with its output passed on or kept in a file."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', os.defpath)}"
     program = (str(BIN / command[0]), *command[1:])
+    errors = None if output is None else subprocess.STDOUT
     # A session of its own, so that a stage that hangs ends with all of its test processes.
-    process = subprocess.Popen(program, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        program, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def ended_well(command: tuple[str, ...], process: subprocess.Popen[bytes]) -> bool:
+    """Wait for one command's end; return whether it succeeded in time."""
     try:
         return process.wait(STAGE_SECONDS) == 0
     except subprocess.TimeoutExpired:
@@ -105,6 +120,35 @@ def run_command(command: tuple[str, ...]) -> bool:
         return False
     finally:
         stop(process)
+
+
+def run_beside(commands: Sequence[tuple[str, ...]]) -> list[bool]:
+    """Run commands beside each other; what each says is printed in one piece when it has ended."""
+    outcomes = []
+    with ExitStack() as running:
+        started = []
+        for command in commands:
+            output = running.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+            started.append((command, output, start(command, output)))
+            running.callback(stop, started[-1][2])
+        for command, output, process in started:
+            outcomes.append(ended_well(command, process))
+            output.seek(0)
+            print(f"$ {' '.join(command)}\n{output.read()}", end="", flush=True)
+    return outcomes
+
+
+def run_commands(stage: Stage) -> list[bool]:
+    """Run the commands of a stage, as many at once as it says; return whether each succeeded."""
+    outcomes = []
+    if stage.at_once == 1:
+        for command in stage.commands:
+            print(f"$ {' '.join(command)}", flush=True)
+            outcomes.append(ended_well(command, start(command)))
+        return outcomes
+    for first in range(0, len(stage.commands), stage.at_once):
+        outcomes += run_beside(stage.commands[first : first + stage.at_once])
+    return outcomes
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -144,7 +188,7 @@ def run_stage(stage: Stage) -> Result:
     for report in stage.reports:
         report.unlink(missing_ok=True)
     begun = time.monotonic()
-    outcomes = [run_command(command) for command in stage.commands]
+    outcomes = run_commands(stage)
     ok = all(outcomes)
     seconds = time.monotonic() - begun
     totals = [] if stage.reports else [(int(ok and bool(outcomes)), 0, 0)]

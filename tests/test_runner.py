@@ -56,6 +56,19 @@ def test_all_stages_run_and_one_failure_fails_the_run(run: Run, tmp_path: Path) 
     )
 
 
+def test_commands_beside_each_other_all_count_and_none_hides_another(run: Run, tmp_path: Path) -> None:
+    # Each waits for the other's mark: they end only where both run at once.
+    code = "import pathlib, sys, time; mine, other = map(pathlib.Path, sys.argv[1:3]); mine.touch()\n"
+    code += "while not other.exists(): time.sleep(0.01)\n"
+    code += "print('said by', mine.name); sys.exit(int(sys.argv[3]))"
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    commands = (("python", "-c", code, one, two, "0"), ("python", "-c", code, two, one, "3"))
+    exit_code, lines = run([Stage("both", "", commands, at_once=2)])
+    assert exit_code == 1
+    assert {"said by one", "said by two"} <= set(lines)
+    assert lines[-2] == "0 passed, 1 failed"
+
+
 def test_fail_fast_stops_at_the_first_failure(run: Run, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     stages = [

@@ -58,7 +58,7 @@ def install(directory: Path, wheels: Path, *names: str) -> Environment:
     # This machine's pip settings must not lead to other wheels.
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "--python", environment.venv]
-    command: list[str | Path] = [*pip, "install", "--no-index", "--find-links", wheels, *names]
+    command: list[str | Path] = [*pip, "install", "--no-compile", "--no-index", "--find-links", wheels, *names]
     subprocess.run(command, env=settings, stdin=subprocess.DEVNULL, timeout=120, check=True)
     return environment
 
