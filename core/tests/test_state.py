@@ -7,6 +7,7 @@ time, from that history alone, and knows nothing of the machine's fields.
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -181,8 +182,11 @@ class Dispatches(RuleBasedStateMachine):
     def lease(self, owner: str) -> Lease:
         return Lease(owner=owner, until=self.now + timedelta(seconds=15))
 
-    def feed(self, fact: facts.Fact, expected: str | None = None) -> Any:
-        """Apply a fact; `expected` is the state that the contract demands afterwards (null: the same as before)."""
+    def feed(self, fact: facts.Fact, expected: str | None = None, *, at_once: bool = False) -> Any:
+        """Apply a fact; `expected` is the state that the contract demands afterwards (null: the same as before).
+
+        With `at_once`, the fact goes through `stopping` and ends the dispatch in one write.
+        """
         before = self.entry
         change = state.apply(before, fact, self.now)
         self.entry = change.entry
@@ -190,7 +194,8 @@ class Dispatches(RuleBasedStateMachine):
         self._check_events(before, change)
         assert self.entry.state.value == (expected or before.state.value), fact
         if before.state is not self.entry.state:
-            assert (before.state.value, self.entry.state.value) in TRANSITIONS
+            path = (before.state.value, *(("stopping",) if at_once else ()), self.entry.state.value)
+            assert TRANSITIONS.issuperset(pairwise(path))
         assert change.ended == (not before.state.terminal and self.entry.state.terminal)
         assert (EventType.TERMINATED in told) == change.ended
         if before.state.terminal:
@@ -287,11 +292,13 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule(owner=owners)
     def submit_began(self, owner: str) -> None:
-        expected = "submitted" if self.entry.state is State.PENDING else None
-        if expected:
+        self._release()
+        may = self.entry.state is State.PENDING
+        if may:
             self.history.submitted = True
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
-        assert self.feed(facts.SubmitBegan(self.lease(owner)), expected) is (expected is not None)
+        expected = "submitted" if may else self._held_end()
+        assert self.feed(facts.SubmitBegan(self.lease(owner)), expected) is may
 
     @rule(owner=owners, pause=pauses)
     def resubmit_began(self, owner: str, pause: float = 0.0) -> None:
@@ -440,7 +447,8 @@ class Dispatches(RuleBasedStateMachine):
         if before not in ALREADY:
             self.history.cause = cause
         accepted, wish = self.entry.kill_at, (self.entry.stop_grace, self.entry.force)
-        answer = self.feed(facts.CancelAsked(cause, grace, force, shorten, kill), expected)
+        asked = facts.CancelAsked(cause, grace, force, shorten, kill)
+        answer = self.feed(asked, expected, at_once=over_at_once and before == "submitted")
         if over_at_once:
             assert answer is Outcome.CANCELLED
             assert (self.entry.confirmed, self.entry.reason) == (True, "never_submitted")
@@ -731,6 +739,17 @@ def test_several_supervisors_count_the_same_time_away_once() -> None:
     assert (entry.away_seconds, entry.reachable) == (0.0, True)
     entry, _ = told(entry, facts.LookFailed(away, 60.0), now=START + timedelta(seconds=60))
     assert entry.away_seconds == 0.0, "somebody had an answer in between"
+
+
+def test_a_node_that_is_away_behind_an_api_that_answers_counts_too() -> None:
+    entry, _ = told(new_entry(), *RUNNING)
+    away = Observation(phase=Phase.RUNNING, reachable=False, reason="node_away")
+    for second in range(11):
+        entry, _ = told(entry, facts.Seen(away, 0.0 if second == 0 else 1.0), now=START + timedelta(seconds=second))
+    assert (entry.state, entry.reachable, entry.reason) == (State.RUNNING, False, "node_away")
+    assert entry.away_seconds == pytest.approx(10.0, abs=0.01)
+    entry, _ = told(entry, facts.Seen(Observation(phase=Phase.RUNNING)), now=START + timedelta(seconds=12))
+    assert (entry.away_seconds, entry.reachable) == (0.0, True)
 
 
 def test_what_was_seen_or_is_being_sent_is_never_sent_again() -> None:

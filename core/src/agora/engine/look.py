@@ -81,7 +81,6 @@ class Looker:
             return
         async with anyio.create_task_group() as tasks:
             for entry, observation in zip(entries, seen, strict=True):
-                self._asked.pop(entry.id, None)
                 tasks.start_soon(self.hear, entry, observation, target)
 
     async def _observed(
@@ -95,12 +94,15 @@ class Looker:
     async def failed(self, entries: Sequence[Entry], error: AgoraError) -> None:
         """Write down that nobody answered, and for how long already."""
         failure = failure_of(error)
-        now = asyncio.get_running_loop().time()
         for entry in entries:
-            before = self._asked.get(entry.id)
-            self._asked[entry.id] = now
-            fact = LookFailed(failure, 0.0 if before is None else now - before)
-            await self._note(entry, fact)
+            await self._note(entry, LookFailed(failure, self._in_vain(entry.id)))
+
+    def _in_vain(self, id: str) -> float:
+        """Return the seconds since this process asked in vain before; 0 the first time."""
+        now = asyncio.get_running_loop().time()
+        before = self._asked.get(id, now)
+        self._asked[id] = now
+        return now - before
 
     async def hear(self, entry: Entry, observation: Observation, target: Target) -> None:
         """Write down what was heard about a workload, if it says anything new.
@@ -110,6 +112,11 @@ class Looker:
             observation: what the backend said.
             target: who said it.
         """
+        if not observation.reachable:
+            # Its node is away while the API answers: as much a reason to give up some day as an API that is away.
+            await self._note(entry, Seen(observation, self._in_vain(entry.id)))
+            return
+        self._asked.pop(entry.id, None)
         if observation.phase is Phase.ABSENT:
             since = entry.submitted_at or entry.requested_at
             if (self._core.store.now() - since).total_seconds() < target.limits.settle_time:

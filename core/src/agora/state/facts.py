@@ -70,9 +70,15 @@ class SubmitUnknown:
 
 @dataclass(frozen=True)
 class Seen:
-    """The backend said something about the workload (any phase but absent)."""
+    """The backend said something about the workload (any phase but absent).
+
+    Parameters:
+        observation: what it said.
+        seconds: where it could not look at this workload, since when the asker knew that, in seconds.
+    """
 
     observation: Observation
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

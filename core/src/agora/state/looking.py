@@ -33,7 +33,7 @@ def seen(draft: Draft, fact: facts.Seen) -> bool:
     if entry.state.terminal:
         return _seen_after_end(draft, observation)
     if not observation.reachable:
-        return _look_failed_item(draft, observation)
+        return _look_failed_item(draft, fact)
     back(draft)
     if observation.phase is Phase.ENDED:
         return _seen_ended(draft, observation)
@@ -81,10 +81,18 @@ def note_once(draft: Draft, kind: str, **data: Any) -> None:
         draft.note(kind, **data)
 
 
-def _look_failed_item(draft: Draft, seen: Observation) -> bool:
+def _look_failed_item(draft: Draft, fact: facts.Seen) -> bool:
     if draft.entry.reachable is not False:
-        draft.set(reachable=False, reason=seen.reason or "unreachable")
+        draft.set(reachable=False, reason=fact.observation.reason or "unreachable")
+    _count_away(draft, fact.seconds)
     return False
+
+
+def _count_away(draft: Draft, seconds: float) -> None:
+    """Add the time since somebody asked in vain before; several who ask at once count the same time once."""
+    entry = draft.entry
+    since = 0.0 if entry.away_at is None else max(0.0, (draft.now - entry.away_at).total_seconds())
+    draft.set(away_seconds=entry.away_seconds + min(seconds, since), away_at=draft.now)
 
 
 def _clamp(draft: Draft, seen: Observation) -> None:
@@ -115,13 +123,8 @@ def look_failed(draft: Draft, fact: facts.LookFailed) -> bool:
     entry = draft.entry
     if entry.state.terminal and entry.confirmed is not False:
         return False
-    since = 0.0 if entry.away_at is None else max(0.0, (draft.now - entry.away_at).total_seconds())
-    draft.set(
-        reachable=False,
-        away_seconds=entry.away_seconds + min(fact.seconds, since),
-        away_at=draft.now,
-        failure=fact.failure,
-    )
+    draft.set(reachable=False, failure=fact.failure)
+    _count_away(draft, fact.seconds)
     if not entry.state.terminal:
         draft.set(reason=fact.failure.type)
     return True
