@@ -41,6 +41,12 @@ def test_one_line_says_who_and_why(make_record: Make) -> None:
     assert end_line(record) == f"{record.id} cancelled (forced, proven) by alice via cli: too slow"
 
 
+def test_one_line_says_why_it_failed_in_the_backends_words(make_record: Make) -> None:
+    note = {"type": "backend_said", "at": "2031-01-01T00:00:00Z", "data": {"message": "over\x1b[2J budget"}}
+    record = make_record("failed", reason="vetoed", notes=[note])
+    assert end_line(record) == f"{record.id} failed (vetoed): over?[2J budget"
+
+
 def test_the_details_tell_cause_grace_and_what_is_missing(make_record: Make) -> None:
     record = make_record(
         "stopping", cause=CAUSE, effective_grace=10.0, delivered=False, reachable=False, labels={"team": "data"}

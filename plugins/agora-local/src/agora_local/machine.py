@@ -49,7 +49,10 @@ def machine_id(state_dir: Path) -> str:
     if not own.exists():
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = state_dir / f".machine.{uuid4().hex}"
-        made.write_text(uuid4().hex)
+        with made.open("w") as file:
+            file.write(uuid4().hex)
+            file.flush()
+            os.fsync(file.fileno())  # empty after a power cut, it would make every workload another machine's
         try:
             own.hardlink_to(made)  # of two processes at once, one wins
         except FileExistsError:
