@@ -2,6 +2,7 @@
 
 PINNED: dict[str, tuple[str, ...]] = {
     "always-says-forced": ("STOP-05", "STOP-06", "STOP-09"),
+    "calls-the-gone-dead": ("AWAY-05",),
     "ends-twice": ("EVT-03",),
     "errs-on-second-stop": ("STOP-11", "CANCEL-05"),
     "forgets-on-restart": ("CRASH-02", "CAP-06", "CAP-07"),
@@ -55,6 +56,7 @@ PINNED: dict[str, tuple[str, ...]] = {
     "leaks-a-child": ("STOP-07", "STOP-08", "CLEAN-01"),
     "leaks-a-resource": ("CLEAN-02",),
     "leaks-a-secret": ("CAP-10",),
+    "lists-the-unstoppable": ("CLEAN-05",),
     "loses-arguments": ("DISP-04",),
     "loses-output": ("CANCEL-06", "CRASH-04", "CAP-02", "CAP-03"),
     "never-forces": ("CANCEL-06", "CANCEL-11", "CANCEL-12"),
@@ -71,6 +73,8 @@ PINNED: dict[str, tuple[str, ...]] = {
     ),
     "no-native-deadline": ("CAP-05",),
     "reads-away-as-gone": ("AWAY-01", "AWAY-02", "AWAY-03", "AWAY-04"),
+    "releases-the-living": ("CLEAN-04",),
+    "removes-the-record": ("STOP-13",),
     "restarts-the-grace": ("CANCEL-05", "CRASH-04"),
     "rewrites-dollars": ("DISP-04", "DISP-05"),
     "rewrites-history": ("EVT-01", "EVT-02", "EVT-05", "EVT-06"),

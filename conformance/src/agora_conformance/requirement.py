@@ -31,7 +31,8 @@ class Requirement:
         mutants: the mutant providers that break it, all of them.
         level: MUST or SHOULD.
         capability: the capability that has to be claimed; null where everybody is bound.
-        declinable: a provider that declares that it refuses the field in question is not bound.
+        declinable: a provider that declares that it refuses the field in question is not bound, nor a target that
+            declares that its backend never comes into that situation.
         timed: it brackets a time and runs apart from the busy ones.
         limit: seconds after which the suite gives the check up.
     """

@@ -33,6 +33,17 @@ class CutsOff(Protocol):
         """Undo `cut`; harmless where nothing was cut, always called."""
 
 
+@runtime_checkable
+class Forgets(Protocol):
+    """A hand that takes the backend's own record of a workload away, while its processes go on for a while."""
+
+    def forget(self, installation: str, dispatch_id: str) -> None:
+        """Remove or hide the record, as a careless administrator would; LookupError where it does not live."""
+
+    def remember(self, installation: str, dispatch_id: str) -> None:
+        """Bring it back where that can be done; harmless, always called."""
+
+
 class Stranger(Protocol):
     """A workload of the same backend that carries none of our marks."""
 
@@ -97,6 +108,7 @@ class ConformanceTarget:
         variants: further probe specs: `entrypoint` has an image with an ENTRYPOINT, `stop_signal` one that asks
             for another stop signal than SIGTERM.
         gone_program: a command whose program does not exist on this backend.
+        never_forgets: why the backend cannot lose its record of a workload that lives; empty where it can.
         configured: makes the target anew for a table that `--target-config` names, where more than the table
             depends on it: an emulator by default, say, and a real backend with a table.
     """
@@ -110,6 +122,7 @@ class ConformanceTarget:
     backend: Callable[[], Backend] | None = None
     variants: Mapping[str, ProbeSpec] = field(default_factory=dict)
     gone_program: Sequence[str] = ("/agora-conformance/no-such-program",)
+    never_forgets: str = ""
     configured: Callable[[Mapping[str, Any]], ConformanceTarget] | None = None
 
     def __post_init__(self) -> None:

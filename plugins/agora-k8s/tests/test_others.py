@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from agora.client import AgoraClient
 from agora.config import Settings, TargetConfig
-from agora.model.observation import EndedBy, Observation, Phase, ReceiptKind
-from agora.model.record import Record, State
+from agora.model.observation import EndedBy, Handle, Observation, Phase, ReceiptKind
+from agora.model.record import Note, Record, State
 from agora_conformance.emulators.k8s import K8sEmulator, Timing
 from agora_k8s import names, story
 from k8s_harness import GRACEFUL, Hands, eventually
@@ -108,11 +110,69 @@ def test_a_second_copy_is_killed(hands: Hands) -> None:
     assert job is not None
     over = story.record(Observation(phase=Phase.ENDED, exit_code=0))
     hands.api.patch("jobs", job["metadata"]["name"], {"metadata": {"annotations": {names.RESULT: over}}})
-    hands.observe(handle)
+    seen = hands.observe(handle)
+    assert (seen.phase, seen.reason) == (Phase.RUNNING, "second_copy")
     eventually(lambda: not hands.processes(handle))
     job = hands.job(handle)
     assert job is not None
     assert job["spec"]["suspend"] is True
+    assert hands.end(handle).exit_code == 0, "the end that was written down first stands"
+
+
+def copy(hands: Hands, handle: Handle) -> str:
+    """Make a second pod of a workload, as a cluster that has lost count might."""
+    pod = hands.pods(handle)[0]
+    metadata = {"name": f"zz-{handle.id}-copy", "labels": pod["metadata"]["labels"]}
+    spec = {name: pod["spec"][name] for name in ("containers", "restartPolicy", "shareProcessNamespace")}
+    hands.api.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    return str(metadata["name"])
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["while it runs", "after its end"])
+@pytest.mark.anyio
+async def test_a_second_copy_is_killed_and_told_on_the_record(
+    over: bool, hands: Hands, emulator: K8sEmulator, tmp_path: Path
+) -> None:
+    async with client(emulator, tmp_path) as agora:
+        # Somebody waits for another one all the while, and so the cluster is watched.
+        other = await agora.dispatch(command=("sh", "-c", GRACEFUL), grace=5)
+        script = "exit 3" if over else GRACEFUL
+        handle = await agora.dispatch(command=("sh", "-c", script), grace=5)
+        mine = Hands(emulator, tmp_path, (tmp_path / "installation").read_text().strip())
+        found = mine.provider.find(handle.id)
+        assert found is not None
+        async with anyio.create_task_group() as group:
+            group.start_soon(agora.wait, other.id)
+            if over:
+                await agora.wait(handle.id, timeout=20)
+            else:
+                mine.ready(found)
+                group.start_soon(agora.wait, handle.id)
+                await agora.reconcile()
+            before = await agora.get(handle.id, refresh=False)
+            name = copy(mine, found)
+
+            async def note() -> Note:
+                while True:
+                    record = await agora.get(handle.id, refresh=False)
+                    if notes := [one for one in record.notes if one.type == "second_copy"]:
+                        return notes[0]
+                    await anyio.sleep(0.1)
+
+            with anyio.fail_after(20):
+                told = await note()
+            assert told.data["pod"] == name
+            await anyio.to_thread.run_sync(eventually, lambda: mine.api.get("pods", name) is None)
+            record = await agora.get(handle.id, refresh=False)
+            assert record.state is before.state
+            assert [one.type for one in record.notes].count("second_copy") == 1
+            assert bool(mine.processes(found)) is not over, "the first one is left alone"
+            await agora.cancel(other.id)
+            await agora.cancel(handle.id)
+            record = await agora.wait(handle.id, timeout=20)
+        wanted = (State.FAILED, 3) if over else (State.CANCELLED, 42)
+        assert (record.state, record.exit_code) == wanted
+        mine.clean()
 
 
 def test_the_jobs_own_deadline_is_told(hands: Hands) -> None:

@@ -147,8 +147,9 @@ def test_a_secret_arrives_unexpanded_and_goes_with_its_job(hands: Hands) -> None
 def test_a_start_that_failed_half_way_is_finished_by_its_own_process(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.cut(1, verb="create", resource="secrets")
-    with impatient(), pytest.raises(Unreachable):
+    with impatient(), pytest.raises(Unreachable) as caught:
         hands.start(SHOW, id=id, secrets={"TOKEN": "x"})
+    assert caught.value.sent is True, "its Job was made, whatever became of the Secret"
     assert hands.provider.find(id) is None, "this process may send it again"
     other = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation)
     assert other.provider.find(id) is not None, "another one has to look after it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import anyio.to_thread
 from agora.errors import Unreachable
@@ -11,9 +13,9 @@ from agora.model.record import State
 
 from agora_conformance.arena import Arena, eventually
 from agora_conformance.registry import check
-from agora_conformance.target import CutsOff
-from agora_conformance.verdict import Inconclusive, Untested, require
-from agora_conformance.witness import Probe
+from agora_conformance.target import CutsOff, Forgets
+from agora_conformance.verdict import Inapplicable, Inconclusive, Untested, Violation, require
+from agora_conformance.witness import HookProbe, Probe, Witness
 
 #: Seconds for which a cut lasts at least.
 CUT = 3.0
@@ -45,9 +47,9 @@ def _hands(arena: Arena) -> CutsOff:
     raise Untested("the target has no way to cut the agent or the API off")
 
 
-async def _running(arena: Arena, *arguments: str | int) -> Probe:
+async def _running(arena: Arena, *arguments: str | int, **fields: Any) -> Probe:
     """Start a probe and have the record say that it runs, before nothing can be asked any more."""
-    probe = await arena.start(*arguments)
+    probe = await arena.start(*arguments, **fields)
     record = await probe.record()
     require(record.state is State.RUNNING, f"a probe that runs is {record.state.value} on its record")
     return probe
@@ -130,3 +132,89 @@ async def another_backend(arena: Arena) -> None:
         require(False, f"a stop on another backend was answered with {receipt.kind.value}")
     require((await hooks.observe(probe.handle)).phase is Phase.RUNNING, "the workload itself did not go on")
     require(not (await probe.pulse()).terms, "the workload itself was sent a signal")
+
+
+#: Seconds that a workload which ignores SIGTERM has, so that it outlives its record for long enough to look.
+LONG_GRACE = 8
+
+
+class Forgotten:
+    """One probe whose record on the backend is gone, brought back afterwards where that can be done."""
+
+    def __init__(self, arena: Arena, probe: Witness) -> None:
+        self._eyes = _forgetful(arena)
+        self._where = (probe.installation, probe.id)
+
+    async def __aenter__(self) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._eyes.forget, *self._where)
+        except LookupError as error:
+            raise Violation(f"it did not live any more when its record was to go: {error}") from error
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._eyes.remember, *self._where)
+
+
+def _forgetful(arena: Arena) -> Forgets:
+    if arena.target.never_forgets:
+        raise Inapplicable(arena.target.never_forgets)
+    if isinstance(arena.target.eyes, Forgets):
+        return arena.target.eyes
+    raise Untested("the target has no way to take the record of a living workload away")
+
+
+@check("AWAY-05")
+async def gone_is_not_dead(arena: Arena) -> None:
+    """Take the records of one that is stopping and of one that is not away, and look while their processes live."""
+    _forgetful(arena)
+    stopping = await _running(arena, "stubborn", grace=LONG_GRACE)
+    running = await arena.start_raw(arena.hooks(), "stubborn", grace=LONG_GRACE)
+    result = await stopping.cancel(reason="before the record goes")
+    require(result.delivered, "the stop was not delivered")
+    await stopping.says("term", within=3)
+    # Without eyes for processes: it ignores SIGTERM, and nothing may kill it before its grace is over.
+    until = anyio.current_time() + LONG_GRACE - 3
+    looks = {stopping.id: 0, running.id: 0}
+    async with Forgotten(arena, stopping), Forgotten(arena, running):
+        while anyio.current_time() < until:
+            if await _lives(stopping):
+                await stopping.client.reconcile()
+                record = await stopping.record()
+                # What was said is wrong only if it was wrong when it was said.
+                if await _lives(stopping):
+                    looks[stopping.id] += 1
+                    words = f"it is {record.state.value} ({record.reason}), confirmed, and its process lives"
+                    require(record.confirmed is not True, words)
+            if await running.processes():
+                said = await _word(running)
+                if await running.processes():
+                    looks[running.id] += 1
+                    require(said is not Phase.ENDED, "a workload is told as ended, and its process lives")
+                    proof = said is Phase.ABSENT and arena.limits.absence_proves_death
+                    require(
+                        not proof, "a workload is absent, which is declared a proof of death, and its process lives"
+                    )
+            await anyio.sleep(0.3)
+    arena.measured["looks"] = list(looks.values())
+    if not looks[stopping.id]:
+        raise Inconclusive("its process did not outlive its record for long enough to look")
+    await eventually(lambda: _is_dead(stopping), LONG_GRACE + 5, "the processes of the stopped one never ended")
+    if await _word(running) is Phase.ABSENT:  # nobody can end it any more
+        await eventually(lambda: _is_dead(running), 2 * LONG_GRACE, "the processes without a record never ended")
+
+
+async def _lives(probe: Witness) -> bool:
+    return (await probe.processes()) != []
+
+
+async def _is_dead(probe: Witness) -> bool:
+    return not await probe.processes()
+
+
+async def _word(probe: HookProbe) -> Phase | None:
+    try:
+        return (await probe.hooks.observe(probe.handle)).phase
+    except Unreachable:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 from agora.model.ids import new_dispatch_id
-from agora.model.observation import Phase, ReceiptKind
+from agora.model.observation import Observation, Phase, ReceiptKind
 from agora.model.record import Record, State
 
 from agora_conformance.arena import Arena
@@ -13,7 +13,7 @@ from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import require
-from agora_conformance.witness import START_LIMIT
+from agora_conformance.witness import BREATH, START_LIMIT
 
 KILLED = 137
 
@@ -191,3 +191,32 @@ async def stop_of_the_absent(arena: Arena) -> None:
     require(found is None, f"find answered with {found and found.id!r}")
     prefix = await hooks.find(probe.id[:-1])
     require(prefix is None, "find matched a prefix of an id")
+
+
+@check("STOP-13")
+async def end_stays_readable(arena: Arena) -> None:
+    """Stop what has ended by itself and what was stopped, and read both ends again, in another instance too."""
+    hooks = arena.hooks()
+    probes = [await arena.start_raw(hooks, "exit", 5, 20), await arena.start_raw(hooks, "graceful", 6, 10)]
+    await hooks.stop(probes[1].handle, 3)
+    for probe in probes:
+        before = await probe.end(START_LIMIT)
+        receipt = await hooks.stop(probe.handle, 2)
+        kind = receipt.kind
+        require(kind is ReceiptKind.ALREADY_EXITED, f"a stop after the end was answered with {kind.value}")
+        require(receipt.observation, "ALREADY_EXITED comes without the end")
+        if receipt.observation:
+            _same_end(before, receipt.observation, "the answer to the stop")
+        await anyio.sleep(BREATH)
+        for again in (hooks, arena.hooks(hooks.installation)):
+            _same_end(before, await again.observe(probe.handle), "the backend afterwards")
+            require(await again.find(probe.id) is not None, "find does not find it any more")
+        if arena.info.capabilities.has("logs_after_end"):
+            await probe.says("READY", within=3)
+
+
+def _same_end(before: Observation, after: Observation, who: str) -> None:
+    require(after.phase is Phase.ENDED, f"{who} says {after.phase.value}")
+    for name in ("exit_code", "signal", "never_started", "ended_by", "oom"):
+        then, now = getattr(before, name), getattr(after, name)
+        require(then is None or now == then, f"{who} gives {name} as {now}; it was {then}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
-from agora.errors import DispatchConflict, SubmitRefused
+from agora.errors import DispatchConflict, ProviderError, SubmitRefused
 from agora.hookspecs import Check, hookimpl
 from agora.model.capabilities import FULL
 from agora.model.cause import Cause
-from agora.model.observation import Handle, Observation, Owned, Phase, StopReceipt
+from agora.model.observation import Handle, Observation, Owned, Phase, ReceiptKind, StopReceipt
 from agora.model.spec import MAX_TIMEOUT, Spec
 from agora.provider import Installation
 
@@ -106,6 +107,37 @@ class NoNativeDeadline(_Rewriting):
     def rewrite(self, spec: Spec) -> dict[str, Any]:
         """Set it to a day."""
         return {"timeout": MAX_TIMEOUT}
+
+
+class ReleasesTheLiving(Mutant):
+    """A release of what lives is not refused."""
+
+    @hookimpl
+    def release(self, handle: Handle) -> object:
+        """Say that it is done."""
+        with suppress(ProviderError):
+            self.inner.call("release", handle=handle)
+        return None
+
+
+class ListsTheUnstoppable(Mutant):
+    """A workload that was found in the list cannot be stopped: its handle there is not the one of its start."""
+
+    @hookimpl
+    def list_owned(self, installation: str) -> Sequence[Owned]:
+        """List them with other handles."""
+        owned: Sequence[Owned] = self.inner.call("list_owned", installation=installation)
+        return [
+            item.model_copy(
+                update={"handle": item.handle.model_copy(update={"data": {**item.handle.data, "listed": 1}})}
+            )
+            for item in owned
+        ]
+
+    def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
+        if "listed" in handle.data:
+            return StopReceipt(kind=ReceiptKind.NOT_FOUND)
+        return super()._stop(handle, grace, cause)
 
 
 class LeaksASecret(Mutant):

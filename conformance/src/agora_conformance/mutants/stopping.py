@@ -186,3 +186,13 @@ class TouchesAStranger(Mutant):
                     if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\0"):
                         os.kill(int(pid), signal.SIGKILL)
         return super()._stop(handle, grace, cause)
+
+
+class RemovesTheRecord(Mutant):
+    """A stop of a workload that has ended removes what the backend keeps of it."""
+
+    def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
+        receipt = super()._stop(handle, grace, cause)
+        if receipt.kind is ReceiptKind.ALREADY_EXITED:
+            self.inner.call("release", handle=handle)
+        return receipt

@@ -54,6 +54,15 @@ class ReadsAwayAsGone(Mutant):
             return Observation(phase=Phase.ABSENT)
 
 
+class CallsTheGoneDead(Mutant):
+    """What has no record any more is dead."""
+
+    def told(self, dispatch_id: str, seen: Observation) -> Observation:
+        """Call it ended."""
+        gone = seen.phase is Phase.ABSENT or seen.reason == "record_missing"
+        return Observation(phase=Phase.ENDED, reason="gone") if gone else seen
+
+
 class WatchesInSilence(Mutant):
     """Claims a watch that never says that it stands."""
 

@@ -65,6 +65,17 @@ CLEAN = (
         "owned-list",
         "Every live workload of an installation is listed with its id, its mark and its age, and never as ended.",
     ),
+    Requirement(
+        "CLEAN-04",
+        "live-not-removed",
+        "Nothing that lives loses its record: release refuses it, prune passes it over, and it goes on and is listed.",
+    ),
+    Requirement(
+        "CLEAN-05",
+        "orphans-found",
+        "A workload that no record knows is reported by reap, can be stopped by what the list says of it, and is "
+        "removed once it has ended.",
+    ),
 )
 
 CAPABILITIES = (

@@ -100,6 +100,13 @@ AWAY = (
         "another-backend",
         "A handle of another backend is answered as unreachable, never as absent, ended or not found.",
     ),
+    Requirement(
+        "AWAY-05",
+        "gone-is-not-dead",
+        "Where the backend's record of a workload is gone while its process lives, no end is confirmed, with a stop "
+        "requested or without.",
+        declinable=True,
+    ),
 )
 
 FOREIGN = (

@@ -129,4 +129,10 @@ STOP = (
         "An id that was never dispatched is not found, and a stop of a workload that the backend no longer knows says "
         "so.",
     ),
+    Requirement(
+        "STOP-13",
+        "end-stays-readable",
+        "A stop of a workload that has ended is answered with its end, which can be read afterwards as before, by "
+        "another process too.",
+    ),
 )

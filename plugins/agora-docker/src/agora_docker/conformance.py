@@ -150,6 +150,7 @@ def target() -> ConformanceTarget:
         overhead=2.0,
         eyes=eyes,
         backend=_backend,
+        never_forgets="the engine removes no container that runs, and with force kills it first",
         variants={
             "entrypoint": _variant("entrypoint", 'ENTRYPOINT ["/bin/false"]', 'CMD ["wrong"]'),
             "stop_signal": _variant("stopsignal", "STOPSIGNAL SIGINT"),

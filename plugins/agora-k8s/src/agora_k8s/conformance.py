@@ -106,6 +106,21 @@ class ClusterEyes:
         """Make a pod without any mark."""
         return Stranger(self.api, self._model.image or IMAGE)
 
+    def forget(self, installation: str, dispatch_id: str) -> None:
+        """Delete the Job without its pod, and the pod with `--force --grace-period=0`: its process does not notice."""
+        selector = f"{installation_selector(installation)},{names.DISPATCH}={dispatch_id}"
+        jobs, pods = (self.api.list(kind, selector)[0] for kind in ("jobs", "pods"))
+        if not pods:
+            raise LookupError(f"{dispatch_id} has no pod")
+        for job in jobs:
+            self.api.delete("jobs", job, propagationPolicy="Orphan")
+        for pod in pods:
+            self.api.patch("pods", pod["metadata"]["name"], {"metadata": {"finalizers": None}})
+            self.api.delete("pods", pod, gracePeriodSeconds=0)
+
+    def remember(self, installation: str, dispatch_id: str) -> None:
+        """Leave it: what was deleted cannot be brought back, and ends with its grace."""
+
     def leftovers(self, installation: str) -> Sequence[str]:
         """Name the Jobs and pods that carry the mark, ended ones included; a Secret goes with its Job."""
         return [

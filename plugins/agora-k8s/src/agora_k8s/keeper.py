@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from agora.errors import AgoraError
-from agora.model.observation import Observation, Phase
+from agora.model.observation import SECOND_COPY, Observation, Phase
 
 from agora_k8s import names, story
 from agora_k8s.api import Refusal
@@ -57,9 +57,8 @@ class Keeper:
                 self._soon(("give up", job["metadata"]["uid"]), lambda: self._abandon(job, None, why))
             return
         uid = pod["metadata"]["uid"]
-        if job is not None and story.recorded(job) is not None and story.ended(job, pod) is None:
-            why = "second_copy: the workload had ended before this pod"
-            self._soon(("second", uid), lambda: self._abandon(job, pod, why))
+        if job is not None and seen.reason == SECOND_COPY:
+            self._soon(("second", uid), lambda: self._end_copy(job, pod))
         elif seen.phase is Phase.ENDED:
             self._stuck.pop(uid, None)
             going = pod["metadata"].get("deletionTimestamp") is not None
@@ -104,6 +103,21 @@ class Keeper:
             return
         note = story.stop_note(f"agora via policy: {why.partition(':')[0]}", MIN_GRACE, self.cluster.api.server_time)
         marked = self.cluster.mark_pod(pod, note, hold=True)
+        if marked is not None:
+            self.cluster.api.delete("pods", marked, gracePeriodSeconds=MIN_GRACE)
+
+    def _end_copy(self, job: Item, copy: Item) -> None:
+        """Delete the pod of a second copy, and see to it that its Job makes no third one."""
+        id, installation = names.label(copy, names.DISPATCH), names.label(copy, names.INSTALLATION)
+        if id is None or installation is None:
+            return
+        others = [
+            pod for pod in self.cluster.pods(installation, [id]) if pod["metadata"]["uid"] != copy["metadata"]["uid"]
+        ]
+        if all(story.ended(job, pod) is not None for pod in others):
+            self.cluster.suspend(job, {})  # which would end the first one too
+        note = story.stop_note(f"agora via policy: {SECOND_COPY}", MIN_GRACE, self.cluster.api.server_time)
+        marked = self.cluster.mark_pod(copy, note, hold=False)
         if marked is not None:
             self.cluster.api.delete("pods", marked, gracePeriodSeconds=MIN_GRACE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from agora.errors import DispatchConflict, StopRequested, SubmitRefused, Unreachable
+from agora.errors import DispatchConflict, ProviderError, StopRequested, SubmitRefused, Unreachable
 from agora.hookspecs import Check
 from agora.model.spec import Spec
 
@@ -52,28 +52,40 @@ class Starter:
             self._making.add(dispatch_id)
         body = manifest.job(dispatch_id, self._installation, spec, self._config)
         check()
-        job = self._made(dispatch_id, spec, body)
-        if names.annotation(job, names.MAKING) is not None and spec.secrets:
-            try:
-                job = self._with_secret(dispatch_id, spec, job, check)
-            except (StopRequested, SubmitRefused):
-                self._api.delete("jobs", job, propagationPolicy="Background")
-                raise
+        job = self._created(body)
+        try:
+            job = job or self._made(dispatch_id, spec, body)
+            if names.annotation(job, names.MAKING) is not None and spec.secrets:
+                try:
+                    job = self._with_secret(dispatch_id, spec, job, check)
+                except (StopRequested, SubmitRefused):
+                    self._api.delete("jobs", job, propagationPolicy="Background")
+                    raise
+        except ProviderError as error:
+            error.sent = True  # whatever became of this request, the Job is there
+            raise
         self._making.discard(dispatch_id)
         return job
 
+    def _created(self, body: Item) -> Item | None:
+        """Make the Job; null where its name is taken."""
+        try:
+            return self._api.create("jobs", body)
+        except Refusal as error:
+            if error.reason != "AlreadyExists":
+                raise _refused(error, str(error)) from error
+            return None
+
     def _made(self, dispatch_id: str, spec: Spec, body: Item) -> Item:
+        """Return the Job that has the name, or make it after all."""
         for _ in range(_RETRIES):
-            try:
-                return self._api.create("jobs", body)
-            except Refusal as error:
-                if error.reason != "AlreadyExists":
-                    raise _refused(error, str(error)) from error
             found = self._api.get("jobs", body["metadata"]["name"])
             if found is not None:
                 self._same(dispatch_id, spec, found)
                 return found
             time.sleep(_PAUSE)  # it was removed between the two answers
+            if (made := self._created(body)) is not None:
+                return made
         raise Unreachable(f"the Job of {dispatch_id} is there and not there")
 
     def _same(self, dispatch_id: str, spec: Spec, found: Item) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from agora.model.observation import EndedBy, Observation, Phase
+from agora.model.observation import SECOND_COPY, EndedBy, Observation, Phase
 from pydantic import ValidationError
 
 from agora_k8s import names
@@ -50,13 +50,28 @@ def look(job: Item | None, pods: Sequence[Item]) -> Observation:
     pod = current(pods)
     if pod is None:
         return _without_pod(job)
-    return ended(job, pod) or _alive(pod)
+    seen, told = ended(job, pod), None if job is None else recorded(job)
+    if seen is not None and told is not None:
+        # What was written down first stands, whatever has been seen since.
+        return told.model_copy(update={"native": seen.native}) if len(pods) == 1 else told
+    if seen is None and (told is not None or pod is not _ordered(pods)[0]):
+        name = pod["metadata"]["name"]
+        words = f"{name} is a second copy of the workload and is being killed"
+        return Observation(phase=Phase.RUNNING, reason=SECOND_COPY, message=words, native={"pod": name})
+    return seen or _alive(pod)
 
 
 def current(pods: Sequence[Item]) -> Item | None:
-    """Return the pod that counts: the one that may still run, else the last one."""
-    ordered = sorted(pods, key=lambda pod: (ended(None, pod) is None, pod["metadata"]["creationTimestamp"]))
-    return ordered[-1] if ordered else None
+    """Return the pod that counts: the newest that may still run, else the first one that ran."""
+    ordered = _ordered(pods)
+    if alive := [pod for pod in ordered if ended(None, pod) is None]:
+        return alive[-1]
+    ran = [pod for pod in ordered if (seen := ended(None, pod)) is not None and not seen.never_started]
+    return next(iter(ran or ordered), None)
+
+
+def _ordered(pods: Sequence[Item]) -> list[Item]:
+    return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
 
 def moment(text: str | None) -> datetime | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agora.errors import AgoraError, Unreachable
 from agora.hookspecs import WatchSink
-from agora.model.observation import Handle, Observation, Phase
+from agora.model.observation import SECOND_COPY, Handle, Observation, Phase
 from urllib3.response import BaseHTTPResponse
 
 from agora_k8s import names, story
@@ -251,8 +251,10 @@ class Watch:
         seen = story.look(job, pods)
         if seen.phase is not Phase.ABSENT:
             self._heard(job, story.current(pods), seen)
-        if handle is None:
+        if seen.reason == SECOND_COPY or handle is None:
             self._told.pop(id, None)
+            if seen.reason == SECOND_COPY:
+                self._sink.push(id, seen)
         elif seen.phase is Phase.ABSENT:
             # The streams may not stand at the same version: a look of its own decides.
             self._sink.stale(id)

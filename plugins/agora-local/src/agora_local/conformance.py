@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from agora_conformance.target import Backend, ConformanceTarget
@@ -70,6 +71,7 @@ class LocalEyes:
 
     def __init__(self) -> None:
         self._cut: dict[str, int] = {}
+        self._hidden: dict[str, Path] = {}
 
     def processes(self, installation: str, dispatch_id: str | None) -> Sequence[int]:
         """Find live processes by the marks in their environment, which every descendant inherits."""
@@ -90,6 +92,23 @@ class LocalEyes:
         if shim is not None:
             with suppress(ProcessLookupError):
                 os.kill(shim, signal.SIGCONT)
+
+    def forget(self, installation: str, dispatch_id: str) -> None:
+        """Move the journal's directory out of sight; the shim has it open."""
+        pids = set(_marked(installation, dispatch_id))
+        for parent in {found.parent for pid in pids if (found := processes.stat(pid))} - pids:
+            for entry in Path(f"/proc/{parent}/fd").iterdir():
+                with suppress(OSError):
+                    if (directory := entry.readlink()).name == dispatch_id:
+                        self._hidden[dispatch_id] = directory
+                        directory.rename(directory.with_name(f".{dispatch_id}"))
+                        return
+        raise LookupError(f"{dispatch_id} has {len(pids)} processes, and no shim with a journal")
+
+    def remember(self, installation: str, dispatch_id: str) -> None:
+        """Move it back."""
+        if directory := self._hidden.pop(dispatch_id, None):
+            directory.with_name(f".{dispatch_id}").rename(directory)
 
     def stranger(self) -> Stranger:
         """Start a process without any mark."""
