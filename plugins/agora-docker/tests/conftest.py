@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # what the tests of this package share
 
 from agora_docker.testing.proxy import Proxy
-from docker_harness import Docker, engine_socket
+from docker_harness import CommandLine, Docker, engine_socket
 
 
 @pytest.fixture
@@ -20,6 +20,14 @@ def docker(tmp_path: Path) -> Iterator[Docker]:
     made = Docker(tmp_path)
     yield made
     made.clean()
+
+
+@pytest.fixture
+def agora(docker: Docker) -> Iterator[CommandLine]:
+    """The `agora` command on the engine of this machine."""
+    made = CommandLine(docker)
+    yield made
+    made.run("cancel", "--all", "--force", "--yes")
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from agora.config import Settings, TargetConfig
 from agora.hookspecs import Check
 from agora.model.cause import Cause, Via
 from agora.model.ids import new_dispatch_id
@@ -137,6 +142,58 @@ class Docker:
         self.outside.close()
 
 
+class CommandLine:
+    """The `agora` command on the engine of this machine, with a state directory of its own.
+
+    Parameters:
+        docker: whose directory it is in.
+    """
+
+    def __init__(self, docker: Docker) -> None:
+        self._docker = docker
+        self.home = docker.directory / "home"
+        self.config = docker.directory / "agora.toml"
+        self.configure()
+        self._environment = {**os.environ, "AGORA_HOME": str(self.home), "AGORA_CONFIG": str(self.config)}
+
+    def configure(self, **settings: str | float) -> None:
+        """Set the target's configuration."""
+        lines = ['default_target = "docker"', "[targets.docker]", 'provider = "docker"']
+        lines += [f"{key} = {json.dumps(value)}" for key, value in {"pull": "never", **settings}.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "agora", *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+            cwd=self._docker.directory,
+        )
+        if (self.home / "installation").exists():
+            self._docker.installation = (self.home / "installation").read_text().strip()
+        return done
+
+    def dispatch(self, *arguments: str) -> str:
+        """Dispatch something in the busybox image and return its id."""
+        done = self.run("dispatch", "--image", self._docker.image, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[0]
+
+    def record(self, id: str) -> dict[str, Any]:
+        """Return the record of a dispatch."""
+        return dict(json.loads(self.run("show", id, "--json").stdout))
+
+
+def settings(docker: Docker) -> Settings:
+    """Return a configuration with this one target."""
+    target = TargetConfig("docker", "docker", docker.config, "the test")
+    return Settings(default_target="docker", targets={"docker": target})
+
+
 def eventually(condition: Callable[[], object], within: float = 15) -> None:
     """Wait until a condition holds, and fail after `within` seconds."""
     give_up = time.monotonic() + within
@@ -187,6 +244,20 @@ class Sink:
     def handles(self) -> Mapping[str, Handle]:
         """What is watched."""
         return self.known
+
+
+@contextmanager
+def watching(provider: DockerProvider, sink: Sink) -> Iterator[threading.Thread]:
+    """Watch in a thread for the time of a block."""
+    thread = threading.Thread(target=provider.watch, args=(sink,), daemon=True)
+    thread.start()
+    assert sink.stands.wait(10)
+    try:
+        yield thread
+    finally:
+        sink.closed = True
+        thread.join(5)
+        assert not thread.is_alive(), "a closed watch returns"
 
 
 def left_behind(docker: Docker, id: str) -> str:

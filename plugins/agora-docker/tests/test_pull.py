@@ -18,7 +18,7 @@ from agora_docker import image
 from agora_docker.image import Progress
 from agora_docker.testing import images
 from agora_docker.testing.proxy import Proxy
-from docker_harness import Docker, eventually, never
+from docker_harness import CommandLine, Docker, eventually, never
 from engines import Registry, free_port
 
 pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow]
@@ -171,11 +171,25 @@ def test_progress_is_told(
 ) -> None:
     monkeypatch.setattr(image, "_TELL", 0.3)
     throttle.rate = 4_000_000
-    caplog.set_level(logging.INFO, "agora_docker.image")
-    docker.end(docker.start("true", image=pushed), 40)
+    caplog.set_level(logging.INFO, "agora.progress")
+    handle = docker.start("true", image=pushed)
+    docker.end(handle, 40)
     told = [record.getMessage() for record in caplog.records]
-    assert any(" bytes of 1 layers" in line and not line.startswith("0 ") for line in told), told
-    assert told[-1].endswith("pulled")
+    assert told[0] == f"{pushed}: pulling"
+    assert any(" bytes of 1 layers" in line and ", 0 of " not in line for line in told), told
+    assert told[-1] == f"{pushed}: pulled"
+    assert {getattr(record, "dispatch", None) for record in caplog.records} == {handle.id}
+
+
+def test_the_command_line_shows_a_pull(docker: Docker, agora: CommandLine, pushed: str) -> None:
+    agora.configure(pull="missing")
+    done = agora.run("run", "--image", pushed, "--", "echo", "hello")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    first, second, *_ = done.stderr.splitlines()
+    assert (first, second) == (f"agora: {pushed}: pulling", f"agora: {pushed}: pulled")
+    forget(docker, pushed)
+    done = agora.run("run", "--quiet", "--image", pushed, "--", "echo", "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
 
 
 def test_an_engine_that_goes_away_in_a_pull_is_unreachable(
@@ -200,10 +214,11 @@ def test_an_engine_that_goes_away_in_a_pull_is_unreachable(
 
 
 def test_what_progress_says() -> None:
-    progress = Progress("x")
+    progress = Progress("x", "an-id")
+    assert progress.words() == ""
     progress.heard({"status": "Downloading", "id": "a", "progressDetail": {"current": 5, "total": 10}})
     progress.heard({"status": "Downloading", "id": "b", "progressDetail": {"current": 1, "total": 30}})
-    assert progress.words() == "6 of 40 bytes of 2 layers"
+    assert progress.words() == ", 6 of 40 bytes of 2 layers"
     assert not progress.complete
     progress.heard({"status": "Status: Downloaded newer image for x"})
     assert progress.complete

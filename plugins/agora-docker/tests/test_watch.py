@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import anyio
 import pytest
 from agora.client import AgoraClient
-from agora.config import Settings, TargetConfig
 from agora.model.observation import EndedBy, Phase
 from agora.model.record import State
-from agora_docker.provider import DockerProvider
 from agora_docker.testing.proxy import Proxy
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually, fill_the_ring
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually, fill_the_ring, settings, watching
 
 pytestmark = pytest.mark.backend("docker")
-
-
-@contextmanager
-def watching(provider: DockerProvider, sink: Sink) -> Iterator[threading.Thread]:
-    """Watch in a thread for the time of a block."""
-    thread = threading.Thread(target=provider.watch, args=(sink,), daemon=True)
-    thread.start()
-    assert sink.stands.wait(10)
-    try:
-        yield thread
-    finally:
-        sink.closed = True
-        thread.join(5)
-        assert not thread.is_alive(), "a closed watch returns"
 
 
 def test_ends_are_pushed_with_all_that_is_known(docker: Docker) -> None:
@@ -70,12 +52,6 @@ def test_the_watch_returns_when_its_connection_is_cut(cuttable: Docker, proxy: P
         proxy.cut()
         thread.join(5)
         assert not thread.is_alive()
-
-
-def settings(docker: Docker) -> Settings:
-    """Return a configuration with this one target."""
-    target = TargetConfig("docker", "docker", docker.config, "the test")
-    return Settings(default_target="docker", targets={"docker": target})
 
 
 def test_what_happened_in_a_gap_is_made_good(cuttable: Docker, proxy: Proxy) -> None:

@@ -3,76 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from agora.client import AgoraClient
-from agora.config import Settings, TargetConfig
 from agora.model.cancel import Outcome
 from agora.model.record import State
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, processes
-from engines import PrivateEngine
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, CommandLine, Docker, eventually, processes, settings
 
 pytestmark = pytest.mark.backend("docker")
 
 
-def settings(docker: Docker) -> Settings:
-    """Return a configuration with this one target."""
-    target = TargetConfig("docker", "docker", docker.config, "the test")
-    return Settings(default_target="docker", targets={"docker": target})
-
-
-class CommandLine:
-    """The `agora` command with a state directory of its own."""
-
-    def __init__(self, docker: Docker) -> None:
-        self._docker = docker
-        self.home = docker.directory / "home"
-        config = docker.directory / "agora.toml"
-        config.write_text('default_target = "docker"\n[targets.docker]\nprovider = "docker"\npull = "never"\n')
-        self._environment = {**os.environ, "AGORA_HOME": str(self.home), "AGORA_CONFIG": str(config)}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run it in a process of its own."""
-        words = [sys.executable, "-m", "agora", *arguments]
-        done = subprocess.run(
-            words,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-            cwd=self._docker.directory,
-        )
-        if (self.home / "installation").exists():
-            self._docker.installation = (self.home / "installation").read_text().strip()
-        return done
-
-    def record(self, id: str) -> dict[str, Any]:
-        """Return the record of a dispatch."""
-        return dict(json.loads(self.run("show", id, "--json").stdout))
-
-
-@pytest.fixture
-def agora(docker: Docker) -> Iterator[CommandLine]:
-    """The `agora` command on the engine of this machine."""
-    made = CommandLine(docker)
-    yield made
-    made.run("cancel", "--all", "--force", "--yes")
-
-
 def test_a_client_that_leaves_at_once_still_gets_its_timeout(docker: Docker, agora: CommandLine) -> None:
-    sent = agora.run("dispatch", "--image", docker.image, "--timeout", "2", "--grace", "2", "--", *STUBBORN)
-    assert sent.returncode == 0, sent.stderr
-    id = sent.stdout.split()[0]
+    id = agora.dispatch("--timeout", "2", "--grace", "2", "--", *STUBBORN)
     assert processes(id)
     eventually(lambda: not processes(id), 20)
     eventually(lambda: agora.record(id)["state"] == "timed_out", 20)
@@ -81,7 +26,7 @@ def test_a_client_that_leaves_at_once_still_gets_its_timeout(docker: Docker, ago
 
 
 def test_a_shortened_grace_is_carried_out_with_nobody_waiting(docker: Docker, agora: CommandLine) -> None:
-    id = agora.run("dispatch", "--image", docker.image, "--grace", "60", "--", *STUBBORN).stdout.split()[0]
+    id = agora.dispatch("--grace", "60", "--", *STUBBORN)
     assert agora.run("cancel", id).returncode == 0
     begun = time.monotonic()
     agora.run("cancel", id, "--grace", "2")
@@ -92,7 +37,7 @@ def test_a_shortened_grace_is_carried_out_with_nobody_waiting(docker: Docker, ag
 
 def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLine) -> None:
     command = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
-    id = agora.run("dispatch", "--image", docker.image, "--", *command).stdout.split()[0]
+    id = agora.dispatch("--", *command)
     (found,) = docker.containers()
     eventually(lambda: len(processes(id)) > 1)
     docker.post(f"/containers/{found['Id']}/stop", t=5)
@@ -102,7 +47,7 @@ def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLin
 
 
 def test_a_wiped_store_finds_its_containers(docker: Docker, agora: CommandLine) -> None:
-    id = agora.run("dispatch", "--image", docker.image, "--", *SLEEP).stdout.split()[0]
+    id = agora.dispatch("--", *SLEEP)
     stranger = Docker(docker.directory / "other")
     try:
         theirs = stranger.start(*SLEEP)
@@ -156,51 +101,3 @@ def test_two_hundred_containers_are_cancelled_together(docker: Docker) -> None:
 
     anyio.run(scenario)
     assert [found["State"] for found in docker.containers()] == ["exited"] * count
-
-
-@pytest.fixture
-def private(tmp_path: Path) -> Iterator[PrivateEngine]:
-    """An engine that may be restarted, whose containers live on meanwhile."""
-    with PrivateEngine(tmp_path / "engine", options=("--live-restore",)) as engine:
-        yield engine
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_the_engine_restarts_and_nothing_is_lost(private: PrivateEngine, tmp_path: Path) -> None:
-    docker = Docker(tmp_path, host=private.url)
-    own = {"options": {"network": "none"}}
-
-    async def scenario() -> None:
-        async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
-            docker.installation = (tmp_path / "home" / "installation").read_text().strip()
-            living = [await client.dispatch(docker.spec(*GRACEFUL, **own)) for _ in range(3)]
-            ending = [await client.dispatch(docker.spec("sh", "-c", "sleep 4; exit 5", **own)) for _ in range(3)]
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(client.supervise)
-                await anyio.to_thread.run_sync(private.end)
-                undelivered = await client.cancel(living[0].id)
-                assert (undelivered.outcome, undelivered.delivered) == (Outcome.STOPPING, False)
-                for handle in (*living, *ending):
-                    record = await client.get(handle.id)
-                    assert not record.state.terminal
-                    assert record.reachable is False
-                assert all(processes(handle.id) for handle in living)
-                await anyio.to_thread.run_sync(private.begin)
-                with anyio.fail_after(60):
-                    stopped = await client.wait(living[0].id, confirmed=True)
-                    ended = [await client.wait(handle.id, confirmed=True) for handle in ending]
-                for handle in living[1:]:
-                    assert (await client.get(handle.id)).state is State.RUNNING
-                    assert (await client.cancel(handle.id)).delivered
-                with anyio.fail_after(60):
-                    rest = [await client.wait(handle.id, confirmed=True) for handle in living[1:]]
-                tasks.cancel_scope.cancel()
-        assert [record.state for record in (stopped, *rest)] == [State.CANCELLED] * 3
-        assert [record.state for record in ended] == [State.FAILED] * 3
-        assert {record.exit_code for record in ended} <= {5, None}
-
-    try:
-        anyio.run(scenario)
-    finally:
-        docker.clean()

@@ -8,6 +8,8 @@ from pydantic import Field, StrictInt, StrictStr, model_validator
 
 PullPolicy = Literal["always", "missing", "never"]
 
+#: Ended containers stay for so long by default, in seconds: a week.
+DEFAULT_RETENTION = 604_800.0
 #: A container's output is kept in two files of half this size by default, in bytes.
 DEFAULT_LOG_CAP = 100_000_000
 
@@ -23,6 +25,8 @@ class DockerConfig(Model):
         pull: when to pull an image, unless the spec says otherwise: `always`, when it is `missing`, or `never`.
         require_digest: refuse an image that is not pinned by digest (`NAME@sha256:...`).
         timeout: seconds to wait for one answer of the engine.
+        retention: seconds after its end for which a container stays, with its output; null keeps it until it is
+            released (`agora prune`). What is known of its end stays in any case.
         log_cap: bytes of output kept per container, where the engine logs to files; null leaves it to the engine.
     """
 
@@ -34,6 +38,7 @@ class DockerConfig(Model):
     pull: PullPolicy = "missing"
     require_digest: bool = False
     timeout: float = Field(default=8.0, gt=0, le=60)
+    retention: float | None = Field(default=DEFAULT_RETENTION, ge=1)
     log_cap: int | None = Field(default=DEFAULT_LOG_CAP, ge=100_000)
 
     @model_validator(mode="after")

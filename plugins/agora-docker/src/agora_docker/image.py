@@ -1,4 +1,4 @@
-"""Pulling an image, with its progress in the log, and an end as soon as somebody asks for a stop."""
+"""Pulling an image, with its progress told, and an end as soon as somebody asks for a stop."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 
 from agora.errors import SubmitRefused, Unreachable
 from agora.hookspecs import Check
+from agora.logs import PROGRESS
 
 from agora_docker.engine import Engine, EngineError
 from agora_docker.streams import Reader, json_lines
 
-logger = logging.getLogger(__name__)
+progress_log = logging.getLogger(PROGRESS)
 
 #: Seconds between two questions whether a stop was asked for, and between two lines of progress.
 _CHECK = 0.5
 _TELL = 5.0
 
 
-def pull(engine: Engine, image: str, platform: str | None, check: Check) -> None:
+def pull(engine: Engine, image: str, platform: str | None, check: Check, dispatch: str) -> None:
     """Pull an image.
 
     Parameters:
+        dispatch: id of the dispatch that it is for.
         image: its name with tag or digest; `latest` without.
         platform: `linux/arm64`, ...; the engine's own by default.
         check: raises once a stop was asked for; the pull is then given up.
@@ -37,7 +39,8 @@ def pull(engine: Engine, image: str, platform: str | None, check: Check) -> None
     if platform is not None:
         params["platform"] = platform
     headers = engine.auth_header(image)
-    progress = Progress(image)
+    progress = Progress(image, dispatch)
+    progress.tell("pulling")
     try:
         with Reader(engine.stream("POST", "/images/create", params=params, headers=headers), json_lines) as reader:
             while not reader.over:
@@ -49,7 +52,7 @@ def pull(engine: Engine, image: str, platform: str | None, check: Check) -> None
         raise SubmitRefused(f"{image}: {error}", reason="image_pull_failed") from error
     if not progress.complete:
         raise Unreachable(f"the pull of {image} broke off")
-    logger.info("%s: pulled", image)
+    progress.tell("pulled")
 
 
 class Progress:
@@ -57,10 +60,12 @@ class Progress:
 
     Parameters:
         image: its name.
+        dispatch: id of the dispatch that it is for.
     """
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, dispatch: str) -> None:
         self._image = image
+        self._dispatch = dispatch
         self._layers: dict[str, tuple[int, int]] = {}
         self._told = time.monotonic()
         self.complete = False
@@ -81,13 +86,19 @@ class Progress:
             self._layers[f"{said['id']} {status}"] = (int(detail.get("current", 0)), int(detail["total"]))
         if time.monotonic() - self._told >= _TELL:
             self._told = time.monotonic()
-            logger.info("%s: %s", self._image, self.words())
+            self.tell(f"pulling{self.words()}")
+
+    def tell(self, words: str) -> None:
+        """Tell whoever waits for the dispatch."""
+        progress_log.info("%s: %s", self._image, words, extra={"dispatch": self._dispatch})
 
     def words(self) -> str:
         """Say how far it is."""
         loaded = [pair for name, pair in self._layers.items() if name.endswith(" Downloading")]
-        done, total = (sum(column) for column in zip(*loaded, strict=True)) if loaded else (0, 0)
-        return f"{done} of {total} bytes of {len(loaded)} layers"
+        if not loaded:
+            return ""
+        done, total = (sum(column) for column in zip(*loaded, strict=True))
+        return f", {done} of {total} bytes of {len(loaded)} layers"
 
 
 def _split(image: str) -> tuple[str, str]:

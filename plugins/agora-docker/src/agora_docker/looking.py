@@ -10,6 +10,7 @@ from agora.model.observation import EndedBy, Handle, Observation, Phase
 
 from agora_docker import marks, times
 from agora_docker.engine import Engine, EngineError
+from agora_docker.notes import Notes
 from agora_docker.story import Happened, Stories, Story
 from agora_docker.streams import frames, json_lines
 
@@ -27,10 +28,12 @@ class Looker:
     Parameters:
         engine: the engine.
         stories: what a watch heard.
+        notes: what is known of containers that were removed since; nothing without.
     """
 
-    def __init__(self, engine: Engine, stories: Stories) -> None:
+    def __init__(self, engine: Engine, stories: Stories, notes: Notes | None = None) -> None:
         self._engine = engine
+        self._notes = notes
         self.stories = stories
 
     def inspect(self, container: str) -> dict[str, Any] | None:
@@ -122,6 +125,9 @@ class Looker:
     def gone(self, handle: Handle) -> Observation:
         """Return what is known of a container that the engine does not know any more."""
         container = str(handle.data["container"])
+        kept = self._notes.kept_end(handle.id) if self._notes else None
+        if kept is not None and kept.container == container:
+            return kept.seen
         story = self.story(container)
         died = story.died
         if died is None:

@@ -1,4 +1,5 @@
-"""What has to outlive this process and has no place on the engine: whom a dispatch was sent to, which stop was sent.
+"""What has to outlive this process and has no place on the engine: whom a dispatch was sent to, which stop was sent,
+and how a container ended that was removed since.
 
 One small file each in the installation's directory; every process of the installation sees them.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from pathlib import Path
 from agora.errors import ProviderError, Unreachable
 from agora.model.base import Model
 from agora.model.ids import check_dispatch_id
+from agora.model.observation import Observation
 
 #: Seconds that a stop waits for another one of the same dispatch, below the 10 that a caller allows.
 _WAIT = 8.0
@@ -38,6 +41,20 @@ class SentStop(Model):
     accepted: bool = False
 
 
+class KeptEnd(Model):
+    """The end of a container that is not there any more.
+
+    Parameters:
+        container: which one it was.
+        spec: digest of what it ran.
+        seen: all that was known of its end.
+    """
+
+    container: str
+    spec: str
+    seen: Observation
+
+
 class StopNote:
     """The note of one dispatch's stop, held by this process alone."""
 
@@ -46,11 +63,7 @@ class StopNote:
 
     def read(self) -> SentStop | None:
         """Return what is noted."""
-        text = os.pread(self._descriptor, 4096, 0)
-        try:
-            return SentStop.model_validate(json.loads(text)) if text else None
-        except ValueError:
-            return None  # cut off by a full disk: as if nothing had been written
+        return _sent_stop(os.pread(self._descriptor, 4096, 0))
 
     def write(self, stop: SentStop) -> None:
         """Replace what is noted; a disk that is full does not keep a stop from being sent."""
@@ -59,6 +72,13 @@ class StopNote:
             os.pwrite(self._descriptor, stop.model_dump_json().encode(), 0)
         except OSError:
             return
+
+
+def _sent_stop(text: bytes) -> SentStop | None:
+    try:
+        return SentStop.model_validate(json.loads(text)) if text else None
+    except ValueError:
+        return None  # cut off by a full disk: as if nothing had been written
 
 
 class Notes:
@@ -91,6 +111,13 @@ class Notes:
         except FileNotFoundError:
             return None
 
+    def sent_stop(self, id: str) -> SentStop | None:
+        """Return the stop that was sent to a dispatch, whoever holds its note."""
+        try:
+            return _sent_stop(self._path(id, "stop").read_bytes())
+        except FileNotFoundError:
+            return None
+
     @contextmanager
     def stop(self, id: str) -> Iterator[StopNote]:
         """Hold the note of a dispatch's stop.
@@ -115,9 +142,38 @@ class Notes:
         finally:
             os.close(descriptor)
 
+    def keep_end(self, id: str, end: KeptEnd) -> None:
+        """Note durably how a container ended, before it is removed.
+
+        Raises:
+            OSError: it cannot be noted.
+        """
+        path = self._path(id, "end")
+        written = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+        try:
+            with written.open("w", encoding="utf-8") as file:
+                file.write(end.model_dump_json())
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def kept_end(self, id: str) -> KeptEnd | None:
+        """Return how the container of a dispatch ended, where that was noted."""
+        try:
+            return KeptEnd.model_validate_json(self._path(id, "end").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
     def forget(self, id: str) -> None:
         """Remove the notes of a dispatch whose container is no more."""
-        for kind in ("sent", "stop"):
+        for kind in ("sent", "stop", "end"):
             self._path(id, kind).unlink(missing_ok=True)
 
     def _path(self, id: str, kind: str) -> Path:

@@ -14,16 +14,18 @@ from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase,
 from agora.model.spec import Spec
 from agora.provider import Installation
 
-from agora_docker import body, marks, watch
+from agora_docker import body, marks
 from agora_docker.config import DockerConfig
 from agora_docker.endpoint import resolve
 from agora_docker.engine import Engine
 from agora_docker.logs import LogReader
 from agora_docker.looking import ENDED, Looker, handle_of, is_marked
 from agora_docker.notes import Notes
+from agora_docker.retention import Sweeper
 from agora_docker.starting import Starter
 from agora_docker.stopping import Stopper
 from agora_docker.story import Stories
+from agora_docker.watch import Watch
 
 
 class DockerProvider:
@@ -44,10 +46,14 @@ class DockerProvider:
         agent = f"agora-docker ({installation.id})"
         self._engine = Engine(resolve(target_name, config), config.timeout, agent)
         self._notes = Notes(installation.directory / "docker" / target_name)
-        self._looker = Looker(self._engine, Stories())
+        self._looker = Looker(self._engine, Stories(), self._notes)
         self._starter = Starter(self._engine, self._looker, self._notes, config, installation.id)
         self._stopper = Stopper(self._engine, self._looker, self._notes, self._starter, installation.id)
+        self._sweeper = Sweeper(self._engine, self._looker, self._notes, installation.id, config.retention)
         self._closed = False
+        self._watch = Watch(
+            self._engine, self._looker, self._stopper, self._sweeper, installation.id, lambda: self._closed
+        )
 
     @hookimpl
     def check(self, spec: Spec) -> None:
@@ -107,7 +113,8 @@ class DockerProvider:
             if found["State"] == "created" and self._starter.remove_unstarted(found["Id"]):
                 continue
             return handle_of(id, backend, found["Id"])
-        return None
+        kept = self._notes.kept_end(id)
+        return None if kept is None else handle_of(id, backend, kept.container)
 
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:
@@ -118,14 +125,16 @@ class DockerProvider:
 
     @hookimpl
     def watch(self, sink: WatchSink) -> None:
-        """Tell of ends as they happen."""
-        watch.watch(self._engine, self._looker, self._installation, sink, lambda: self._closed)
+        """Tell of ends as they happen; remove meanwhile what ended long ago."""
+        self._watch.run(sink)
 
     @hookimpl
     def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
         """Read the engine's log of the container."""
         self._require_ours([handle])
         container = str(handle.data["container"])
+        if self._notes.kept_end(handle.id) is not None and self._looker.inspect(container) is None:
+            raise ProviderError(f"the output of {handle.id} was removed with its container", retryable=False)
 
         def ended() -> bool:
             found = self._looker.inspect(container)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from agora.errors import DispatchConflict, SubmitRefused, Unreachable
+from agora.errors import DispatchConflict, ProviderError, SubmitRefused, Unreachable
 from agora.hookspecs import Check
 from agora.model.observation import Handle, Phase
 from agora.model.spec import Spec
@@ -46,23 +46,37 @@ class Starter:
             SubmitRefused: the engine's words.
             DispatchConflict: the name is taken by something else.
         """
+        asked: list[str] = []
+        try:
+            return self._start(id, spec, check, asked)
+        except ProviderError as error:
+            error.sent = error.sent or bool(asked)
+            raise
+
+    def _start(self, id: str, spec: Spec, check: Check, asked: list[str]) -> Handle:
+        """Do it; `asked` gets the id once the engine has answered a request to make the container."""
         check()
         backend = self._engine.facts().id
         before = self._notes.sent_to(id)
         if before not in (None, backend):
             raise Unreachable(f"{id} was sent to the engine {before}, and now {backend} answers", sent=False)
+        if (kept := self._notes.kept_end(id)) is not None:
+            if kept.spec != spec.digest():
+                raise DispatchConflict(f"{id} was dispatched with another spec")
+            return handle_of(id, backend, kept.container)
         self._notes.send(id, backend)
         policy = DockerOptions.model_validate(spec.options).pull or self._config.pull
         if policy == "always":
-            self._pull(spec, check)
+            self._pull(id, spec, check)
         others: dict[str, float] = {}
         while True:
             check()
             try:
                 container = self._create(id, spec)
             except EngineError as error:
+                asked.append(id)
                 if error.status == 404 and policy == "missing" and not self._has_image(spec):
-                    self._pull(spec, check)
+                    self._pull(id, spec, check)
                 elif error.status == 409:
                     if found := self._adopt(id, spec, others):
                         return handle_of(id, backend, found)
@@ -70,13 +84,15 @@ class Starter:
                 else:
                     raise self._refused(spec, error) from error
                 continue
+            asked.append(id)
             if self._run(container, spec, check):
                 return self._started(id, backend, container)
 
     # --- image -------------------------------------------------------------------------------------------------
 
-    def _pull(self, spec: Spec, check: Check) -> None:
-        image.pull(self._engine, spec.image or "", DockerOptions.model_validate(spec.options).platform, check)
+    def _pull(self, id: str, spec: Spec, check: Check) -> None:
+        platform = DockerOptions.model_validate(spec.options).platform
+        image.pull(self._engine, spec.image or "", platform, check, id)
 
     def _has_image(self, spec: Spec) -> bool:
         response = self._engine.request("GET", f"/images/{spec.image}/json", accept=(404,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agora.errors import ProviderError, Unreachable
@@ -94,6 +94,18 @@ class Stopper:
         if response.status_code < 400:
             return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=0)
         return self._after(handle, response.text)
+
+    def pending(self, handles: Iterable[Handle]) -> list[tuple[float, Handle]]:
+        """Return the stops under way, each with the time by the engine's clock when its grace is surely over.
+
+        An engine that was killed or restarted has forgotten them.
+        """
+        found = []
+        for handle in handles:
+            sent = self._notes.sent_stop(handle.id)
+            if sent is not None and sent.container == handle.data.get("container"):
+                found.append((sent.at / 1e9 + sent.grace + _OVERDUE, handle))
+        return sorted(found, key=lambda pair: pair[0])
 
     # --- before ------------------------------------------------------------------------------------------------
 

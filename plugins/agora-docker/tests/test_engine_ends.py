@@ -1,0 +1,180 @@
+"""An engine that restarts, is shut down or is killed: nothing is lost, and nothing that lives is said to be dead."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from agora.client import AgoraClient
+from agora.model.cancel import Outcome
+from agora.model.record import Record, State
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, processes, settings
+from engines import PrivateEngine
+
+pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow, pytest.mark.timeout(180)]
+
+LIVE_RESTORE = ("--live-restore",)
+OWN: dict[str, Any] = {"options": {"network": "none"}}
+
+
+def test_the_engine_restarts_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
+    with PrivateEngine(tmp_path / "engine", options=LIVE_RESTORE) as private:
+        docker = Docker(tmp_path, host=private.url)
+
+        async def scenario() -> None:
+            async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
+                docker.installation = (tmp_path / "home" / "installation").read_text().strip()
+                living = [await client.dispatch(docker.spec(*GRACEFUL, **OWN)) for _ in range(3)]
+                ending = [await client.dispatch(docker.spec("sh", "-c", "sleep 4; exit 5", **OWN)) for _ in range(3)]
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.supervise)
+                    await anyio.to_thread.run_sync(private.end)
+                    undelivered = await client.cancel(living[0].id)
+                    assert (undelivered.outcome, undelivered.delivered) == (Outcome.STOPPING, False)
+                    for handle in (*living, *ending):
+                        record = await client.get(handle.id)
+                        assert not record.state.terminal
+                        assert record.reachable is False
+                    assert all(processes(handle.id) for handle in living)
+                    await anyio.to_thread.run_sync(private.begin)
+                    with anyio.fail_after(60):
+                        stopped = await client.wait(living[0].id, confirmed=True)
+                        ended = [await client.wait(handle.id, confirmed=True) for handle in ending]
+                    for handle in living[1:]:
+                        assert (await client.get(handle.id)).state is State.RUNNING
+                        assert (await client.cancel(handle.id)).delivered
+                    with anyio.fail_after(60):
+                        rest = [await client.wait(handle.id, confirmed=True) for handle in living[1:]]
+                    tasks.cancel_scope.cancel()
+            assert [record.state for record in (stopped, *rest)] == [State.CANCELLED] * 3
+            assert [record.state for record in ended] == [State.FAILED] * 3
+            assert {record.exit_code for record in ended} <= {5, None}
+
+        try:
+            anyio.run(scenario)
+        finally:
+            docker.clean()
+
+
+async def in_a_thread(work: Callable[[], None]) -> None:
+    """Do something that blocks."""
+    await anyio.to_thread.run_sync(work)
+
+
+class Truth:
+    """What is written down, held against what lives.
+
+    Parameters:
+        client: of the installation.
+        ids: what is looked at.
+    """
+
+    def __init__(self, client: AgoraClient, *ids: str) -> None:
+        self._client = client
+        self._ids = ids
+
+    async def look(self) -> list[Record]:
+        """Read the records; what has ended there must not live."""
+        records = [await self._client.get(id, refresh=False) for id in self._ids]
+        # Looked at after the records were read: what was dead then is dead now.
+        for record in records:
+            if record.state.terminal:
+                assert not processes(record.id), f"{record.state} while it lives"
+        return records
+
+    async def while_away(self, count: int) -> None:
+        """Look for a while at dispatches whose engine is not there."""
+        for _ in range(count):
+            await self.look()
+            await anyio.sleep(0.1)
+
+    async def to_its_end(self, within: float = 60) -> list[Record]:
+        """Look until everything has a confirmed end."""
+        with anyio.fail_after(within):
+            while not all(record.state.terminal and record.confirmed for record in await self.look()):
+                await self.while_away(1)
+        return await self.look()
+
+
+@pytest.mark.parametrize("options", [LIVE_RESTORE, ()], ids=["live-restore", "plain"])
+def test_the_engine_is_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Containers live on without it. Its next start takes them over with live-restore, and ends them without."""
+    with PrivateEngine(tmp_path / "engine", options=options) as private:
+        docker = Docker(tmp_path, host=private.url)
+
+        async def scenario() -> None:
+            async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
+                docker.installation = (tmp_path / "home" / "installation").read_text().strip()
+                lives = await client.dispatch(docker.spec(*GRACEFUL, **OWN))
+                stopped = await client.dispatch(docker.spec(*STUBBORN, grace=3, **OWN))
+                ends = await client.dispatch(docker.spec("sh", "-c", "sleep 3; exit 5", **OWN))
+                truth = Truth(client, lives.id, stopped.id, ends.id)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.supervise)
+                    assert (await client.cancel(stopped.id)).delivered
+                    await anyio.to_thread.run_sync(private.end, signal.SIGKILL)
+                    assert processes(lives.id)
+                    record = await client.get(lives.id)
+                    assert (record.state, record.reachable) == (State.RUNNING, False)
+                    with anyio.fail_after(15):
+                        while processes(ends.id):
+                            await truth.while_away(1)
+                    await truth.while_away(10)
+                    assert processes(lives.id)
+                    assert processes(stopped.id), "whoever was to kill it is dead"
+                    await anyio.to_thread.run_sync(private.begin)
+                    if options:
+                        settled = await Truth(client, stopped.id, ends.id).to_its_end()
+                        assert (await client.get(lives.id)).state is State.RUNNING
+                        assert processes(lives.id)
+                        assert (await client.cancel(lives.id)).delivered
+                        (own,) = await Truth(client, lives.id).to_its_end()
+                        assert (own.state, own.exit_code) == (State.CANCELLED, 9)
+                    else:
+                        own, *settled = await truth.to_its_end()
+                        assert own.state is State.FAILED, "nobody asked for it, and the engine stopped it"
+                        assert own.exit_code == 9
+                    assert settled[0].state is State.CANCELLED
+                    assert settled[1].state is State.FAILED
+                    assert settled[1].exit_code in (5, None), "the code of a container that ended unseen may be lost"
+                    tasks.cancel_scope.cancel()
+
+        try:
+            anyio.run(scenario)
+        finally:
+            docker.clean()
+
+
+def test_the_engine_is_shut_down_and_takes_its_containers_along(tmp_path: Path) -> None:
+    with PrivateEngine(tmp_path / "engine") as private:
+        docker = Docker(tmp_path, host=private.url)
+
+        async def scenario() -> None:
+            async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
+                docker.installation = (tmp_path / "home" / "installation").read_text().strip()
+                graceful = await client.dispatch(docker.spec(*GRACEFUL, **OWN))
+                plain = await client.dispatch(docker.spec(*SLEEP, **OWN))
+                cancelled = await client.dispatch(docker.spec(*STUBBORN, grace=3, **OWN))
+                truth = Truth(client, graceful.id, plain.id, cancelled.id)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.supervise)
+                    assert (await client.cancel(cancelled.id, grace=60)).delivered
+                    async with anyio.create_task_group() as ending:
+                        ending.start_soon(in_a_thread, private.end)
+                        await truth.while_away(20)
+                    assert not any(processes(handle.id) for handle in (graceful, plain, cancelled))
+                    await truth.while_away(5)
+                    await anyio.to_thread.run_sync(private.begin)
+                    records = await truth.to_its_end()
+                    tasks.cancel_scope.cancel()
+            assert [record.state for record in records] == [State.FAILED, State.FAILED, State.CANCELLED]
+            assert [record.exit_code for record in records] == [9, 143, 137]
+
+        try:
+            anyio.run(scenario)
+        finally:
+            docker.clean()
