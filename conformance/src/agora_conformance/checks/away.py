@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -200,10 +201,14 @@ async def gone_is_not_dead(arena: Arena) -> None:
     arena.measured["looks"] = list(looks.values())
     if not looks[stopping.id]:
         raise Inconclusive("its process did not outlive its record for long enough to look")
-    # Nobody can end them any more where their records are gone for good.
-    with anyio.move_on_after(LONG_GRACE + 5):
-        while await stopping.processes() or (await _word(running) is Phase.ABSENT and await running.processes()):
-            await anyio.sleep(0.3)
+
+    async def over() -> bool:
+        """Whether nothing lives that nobody can end any more, where its record is gone for good."""
+        left = await _word(running) is Phase.ABSENT and await running.processes()
+        return not left and not await stopping.processes()
+
+    with suppress(Violation):  # what is left is told as left behind
+        await eventually(over, LONG_GRACE + 5, "something lives on")
 
 
 async def _lives(probe: Witness) -> bool:
