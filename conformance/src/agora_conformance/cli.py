@@ -99,7 +99,7 @@ def run(
     try:
         declared, table = load_target(target), _read_table(target_config) if target_config else None
         if table is not None and declared.configured is not None:
-            declared = declared.configured(table)
+            declared, table = declared.configured(table), None
         plan = Plan(
             name=target.rpartition(":")[2].lower().replace("_", "-"),
             target=declared,
@@ -247,15 +247,15 @@ def schema(output: Path | None) -> None:
 
 
 @main.command()
-@click.argument("backend", type=click.Choice(["k8s"]))
+@click.argument("backend", type=click.Choice(["k8s", "nomad"]))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Loopback port; 0 for any.")
-@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="Write a kubeconfig to this file.")
+@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="k8s: write a kubeconfig to this file.")
 @click.option(
     "--manifest",
     "manifests",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Create the objects of this YAML file first.",
+    help="k8s: create the objects of this YAML file first.",
 )
 @click.option("--missing", multiple=True, metavar="PATTERN", help="Images that cannot be pulled.")
 @click.option(
@@ -265,6 +265,7 @@ def schema(output: Path | None) -> None:
     show_default=True,
     help="How slow it is; 0.2 is five times as fast as a real cluster, graces included.",
 )
+@click.option("--acl", is_flag=True, help="nomad: requests need a token.")
 def emulator(
     *,
     backend: str,
@@ -273,13 +274,24 @@ def emulator(
     manifests: tuple[Path, ...],
     missing: tuple[str, ...],
     scale: float,
+    acl: bool,
 ) -> None:
     """Serve an emulated BACKEND, with real processes, on the loopback interface until interrupted."""
+    if (kubeconfig or manifests) if backend == "nomad" else acl:
+        raise _Usage(f"{backend} has no such option; see --help")
     try:
-        from agora_conformance.emulators.k8s.serve import serve
+        from agora_conformance.emulators.k8s.serve import serve as serve_k8s
+        from agora_conformance.emulators.nomad.serve import serve as serve_nomad
     except ModuleNotFoundError as error:
         raise _Usage(f"{error.name} is missing: install agora-conformance[emulators]") from error
-    serve(port, kubeconfig, manifests, missing, scale, lambda line: click.echo(f"{backend}: {line}"))
+
+    def say(line: str) -> None:
+        click.echo(f"{backend}: {line}")
+
+    if backend == "k8s":
+        serve_k8s(port, kubeconfig, manifests, missing, scale, say)
+    else:
+        serve_nomad(port, missing, scale, acl, say)
 
 
 @main.command()

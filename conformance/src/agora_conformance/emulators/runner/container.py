@@ -39,6 +39,7 @@ class ContainerSpec:
         memory: bytes of resident memory at which it is killed; None for no limit.
         user, group: numeric ids to run as, where the emulator is root.
         message: whether it may leave a message in /dev/termination-log.
+        plain: a process of the host as any other, never PID 1: SIGTERM ends it also without a handler.
     """
 
     argv: tuple[str, ...]
@@ -49,6 +50,7 @@ class ContainerSpec:
     user: int | None = None
     group: int | None = None
     message: bool = True
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Exit:
         code: exit code; 128 + n for signal n, as container runtimes tell it.
         oom: it was killed because it ran out of memory.
         at: seconds since the epoch.
+        signal: the signal that the first process died of; 0 for none, and where a pause process stands between.
     """
 
     code: int
     oom: bool
     at: float
+    signal: int = 0
 
 
 class Container:
@@ -114,7 +118,7 @@ class Container:
             for descriptor in (writer, out_writer, err_writer):
                 os.close(descriptor)
         self._process = process
-        await self._order(process, message, scratch, isolate=isolate)
+        await self._order(process, message, scratch, isolate=isolate and not self.spec.plain)
         status = await _stream(reader)
         self._pumps = [asyncio.create_task(self._pump(fd, name)) for fd, name in ((out, "stdout"), (err, "stderr"))]
         self._waiter = asyncio.create_task(self._wait(process, status, first := asyncio.Event()))
@@ -134,7 +138,7 @@ class Container:
         order = {
             "argv": spec.argv, "env": dict(spec.env), "cwd": spec.cwd, "shared": spec.shared, "memory": spec.memory,
             "user": spec.user, "group": spec.group, "message": str(message) if spec.message else None,
-            "scratch": str(scratch), "isolate": isolate, "parent": os.getpid(),
+            "plain": spec.plain, "scratch": str(scratch), "isolate": isolate, "parent": os.getpid(),
         }  # fmt: skip
         with contextlib.suppress(ConnectionError):
             stdin.write(json.dumps(order).encode())
@@ -159,10 +163,10 @@ class Container:
             self._end.set_exception(StartFailed(last["failed"]))
             self._end.exception()  # whoever waits is told; nobody has to
         elif "exit" in last:
-            self._end.set_result(Exit(last["exit"], last["oom"], last["at"]))
+            self._end.set_result(Exit(last["exit"], last["oom"], last["at"], last["signal"]))
         else:
             # The launcher itself was killed, and the kernel killed the container with it.
-            self._end.set_result(Exit(128 + signal.SIGKILL, oom=False, at=time.time()))
+            self._end.set_result(Exit(128 + signal.SIGKILL, oom=False, at=time.time(), signal=signal.SIGKILL))
         first.set()
 
     async def _pump(self, descriptor: int, name: str) -> None:
@@ -187,7 +191,7 @@ class Container:
         """Wait for the end, however long it takes."""
         return await asyncio.shield(self._end)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: int) -> None:
         if self._process is not None and not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
@@ -196,6 +200,10 @@ class Container:
         """Send SIGTERM to the command; as PID 1 of its namespace it sees it only with a handler."""
         self.terms.append(time.time())
         self._signal(signal.SIGTERM)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the command; SIGKILL and SIGTERM have methods of their own."""
+        self._signal(signal.SIGRTMIN + number)
 
     def kill(self) -> None:
         """Kill every process of it."""

@@ -1,7 +1,8 @@
 """Start one container and stay beside it until its last process is gone.
 
 Run as a program, `python -I -S launcher.py STATUS_FD`, with the order as JSON on standard input. It imports nothing
-of ours, because one runs beside every container. SIGTERM is passed on to the container, SIGUSR1 kills it.
+of ours, because one runs beside every container. SIGTERM is passed on to the container, SIGUSR1 kills it, and the
+real-time signal SIGRTMIN + n stands for any other signal n.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 2, 4, 8, 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 #: Seconds between two looks at the memory of the container.
 MEMORY_PERIOD = 0.02
-WATCHED = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD}
+#: Signals that are passed on, by the signal that asks for it.
+PASSED = {signal.SIGRTMIN + number: number for number in range(1, signal.SIGRTMAX - signal.SIGRTMIN + 1)}
+WATCHED = {signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, *PASSED}
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "shm", "pts")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
@@ -85,8 +88,8 @@ def pause(order: dict[str, Any], failed: int) -> NoReturn:
     os.close(failed)
     while True:
         number = signal.sigwait(WATCHED)
-        if number == signal.SIGTERM:
-            os.kill(workload, signal.SIGTERM)
+        if number == signal.SIGTERM or number in PASSED:
+            os.kill(workload, PASSED.get(number, signal.SIGTERM))
         for pid, status in reap():
             if pid == workload:
                 os._exit(code_of(status))
@@ -148,12 +151,12 @@ def memory(root: int, *, isolated: bool) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def catches_term(pid: int) -> bool:
-    """Whether a process has a handler for SIGTERM; without one, PID 1 of a namespace never sees it."""
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; without one, PID 1 of a namespace never sees it."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
 
 
@@ -162,17 +165,22 @@ def tell(status: int, **what: object) -> None:
     os.write(status, json.dumps({"at": time.time(), **what}).encode() + b"\n")
 
 
+def signalled(status: int) -> int:
+    """Return the signal that a process died of, or 0."""
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
 def stand_by(order: dict[str, Any], child: int, *, isolated: bool) -> tuple[int, bool]:
-    """Pass signals on until the container's first process has ended; return its exit code and whether it ran out."""
+    """Pass signals on until the container's first process has ended; return its status and whether it ran out."""
     limit, out = order["memory"], False
     while True:
         info = signal.sigtimedwait(WATCHED, MEMORY_PERIOD if limit else 3600)
-        if (
-            info is not None
-            and info.si_signo == signal.SIGTERM
-            and (isolated or order["shared"] or catches_term(child))
-        ):
-            os.kill(child, signal.SIGTERM)
+        if info is not None and (info.si_signo == signal.SIGTERM or info.si_signo in PASSED):
+            number = PASSED.get(info.si_signo, signal.SIGTERM)
+            if isolated and order["shared"]:
+                os.kill(child, info.si_signo)
+            elif isolated or order["shared"] or order["plain"] or catches(child, number):
+                os.kill(child, number)
         if info is not None and info.si_signo == signal.SIGUSR1:
             os.kill(child, signal.SIGKILL)
         if limit and not out and memory(child, isolated=isolated) > limit:
@@ -180,7 +188,7 @@ def stand_by(order: dict[str, Any], child: int, *, isolated: bool) -> tuple[int,
             os.kill(child, signal.SIGKILL)
         for pid, status in reap():
             if pid == child:
-                return code_of(status), out
+                return status, out
 
 
 def sweep() -> None:
@@ -219,10 +227,10 @@ def main() -> None:
         tell(status, failed=problem.decode(errors="replace"))
         return
     tell(status, started=child, isolated=isolated)
-    code, out = stand_by(order, child, isolated=isolated)
+    end, out = stand_by(order, child, isolated=isolated)
     if not isolated:
         sweep()
-    tell(status, exit=code, oom=out)
+    tell(status, exit=code_of(end), signal=signalled(end), oom=out)
 
 
 if __name__ == "__main__":
