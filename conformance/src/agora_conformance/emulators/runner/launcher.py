@@ -138,14 +138,10 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def memory(root: int, *, isolated: bool) -> int:
-    """Return the resident bytes of a process and its descendants; /proc shows no others of a namespace of its own."""
+def memory(root: int) -> int:
+    """Return the resident bytes of a process and its descendants; orphans of a namespace belong to its PID 1."""
     pages = 0
-    if isolated:
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    else:
-        pids = [root, *descendants(root)]
-    for pid in pids:
+    for pid in (root, *descendants(root)):
         with contextlib.suppress(OSError, IndexError):
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -183,7 +179,7 @@ def stand_by(order: dict[str, Any], child: int, *, isolated: bool) -> tuple[int,
                 os.kill(child, number)
         if info is not None and info.si_signo == signal.SIGUSR1:
             os.kill(child, signal.SIGKILL)
-        if limit and not out and memory(child, isolated=isolated) > limit:
+        if limit and not out and memory(child) > limit:
             out = True
             os.kill(child, signal.SIGKILL)
         for pid, status in reap():
