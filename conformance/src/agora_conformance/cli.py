@@ -249,7 +249,9 @@ def schema(output: Path | None) -> None:
 @main.command()
 @click.argument("backend", type=click.Choice(["k8s", "nomad"]))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Loopback port; 0 for any.")
-@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="k8s: write a kubeconfig to this file.")
+@click.option(
+    "--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="k8s: write a kubeconfig to this file."
+)
 @click.option(
     "--manifest",
     "manifests",

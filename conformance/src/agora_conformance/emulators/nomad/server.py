@@ -136,9 +136,9 @@ class Server:
             headers["X-Nomad-Index"] = str(answer.index)
         if answer.read:
             led = "true" if self._cluster.faults.led else "false"
-            headers |= {"X-Nomad-KnownLeader": led, "X-Nomad-LastContact": "0"}
+            headers |= {"X-Nomad-Knownleader": led, "X-Nomad-Lastcontact": "0"}
         if answer.next:
-            headers["X-Nomad-NextToken"] = answer.next
+            headers["X-Nomad-Nexttoken"] = answer.next
         if answer.error:
             return web.Response(status=404, body=answer.error.encode(), headers={**TEXT, **headers})
         if answer.body is None:
