@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from agora.client import AgoraClient
 from agora.errors import Unreachable
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora.model.record import Record, State
 from agora_docker import stopping
 from agora_docker.engine import Engine, NoAnswer
 from agora_docker.looking import handle_of
@@ -19,7 +23,17 @@ from agora_docker.notes import SentStop
 from agora_docker.stopping import NO_TIMER, kills_when_left
 from agora_docker.story import KILL, TERM
 from agora_docker.testing.proxy import Proxy
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, fill_the_ring, left_behind, processes
+from docker_harness import (
+    GRACEFUL,
+    SLEEP,
+    STUBBORN,
+    Docker,
+    eventually,
+    fill_the_ring,
+    left_behind,
+    processes,
+    settings,
+)
 
 pytestmark = pytest.mark.backend("docker")
 
@@ -243,3 +257,23 @@ def test_the_notes_are_private(docker: Docker) -> None:
     notes = list(docker.directory.rglob("*.stop"))
     assert notes
     assert all(path.stat().st_mode & 0o077 == 0 for path in notes)
+
+
+def test_an_end_that_came_while_the_stop_was_answered_is_told_with_the_answer(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_LEAVE", 5.0)  # a busy engine may take longer than a quarter of a second
+    handle = docker.start(*SLEEP)
+    receipt = docker.stop(handle, 20)
+    assert receipt.kind is ReceiptKind.SIGNALLED
+    assert receipt.observation == docker.end(handle)
+
+    async def scenario() -> Record:
+        async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
+            docker.installation = (tmp_path / "home" / "installation").read_text().strip()
+            dispatched = await client.dispatch(docker.spec(*SLEEP))
+            assert (await client.cancel(dispatched.id)).delivered
+            return await client.get(dispatched.id, refresh=False)  # nobody has looked since
+
+    record = anyio.run(scenario)
+    assert (record.state, record.exit_code, record.confirmed) == (State.CANCELLED, 143, True)

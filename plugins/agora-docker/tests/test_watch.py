@@ -40,6 +40,8 @@ def test_nothing_is_asked_while_nothing_happens(cuttable: Docker, proxy: Proxy) 
     handles = [cuttable.start(*SLEEP) for _ in range(4)]
     sink = Sink(*handles)
     with watching(cuttable.provider, sink):
+        # The one list of what is old is made at the beginning, and not again for an hour.
+        eventually(lambda: cuttable.provider._sweeper._next_list)
         before = proxy.requests
         threading.Event().wait(3)  # the silence itself is what is looked at
         assert proxy.requests == before

@@ -12,7 +12,7 @@ from agora.errors import AgoraError, StoreError
 from agora.model.cause import Cause, Via
 from agora.model.observation import ReceiptKind, StopReceipt
 from agora.model.record import Entry, Failure, State
-from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed
+from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed, Seen
 from agora.store import Applied
 
 Kind = Literal["stop", "kill"]
@@ -100,6 +100,7 @@ class Deliverer:
     async def send(self, entry: Entry, number: int, kind: Kind, target: Target, seconds: float) -> Applied:
         """Send a claimed attempt and write its answer."""
         limits = target.limits
+        ended: list[Fact] = []
         try:
             receipt = await self._call(entry, kind, target, seconds)
         except AgoraError as error:
@@ -115,7 +116,10 @@ class Deliverer:
                     shorten=target.has("shorten") and target.implements("kill"),
                     proves_death=limits.absence_proves_death,
                 )
-        return await self._core.apply(entry, answer, durable=True)
+                if receipt.kind is ReceiptKind.SIGNALLED and receipt.observation is not None:
+                    # It ended while the stop was being answered: nobody has to look again.
+                    ended.append(Seen(receipt.observation))
+        return await self._core.apply(entry, answer, *ended, durable=True)
 
     async def _call(self, entry: Entry, kind: Kind, target: Target, seconds: float) -> StopReceipt:
         if entry.handle is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from agora_docker.streams import frames, json_lines
 ENDED = ("exited", "dead")
 #: Above so many handles one list answers for all; up to it, asking for each is as quick.
 _FEW = 2
+#: Containers whose labels are kept.
+_KEPT = 5000
 #: Exit codes by which the init says that it could not start the command (tini, as env(1) and the shells).
 _NOT_STARTED = {126: "program_not_executable", 127: "program_not_found"}
 _INIT_SAYS = "[FATAL tini"
@@ -34,12 +37,26 @@ class Looker:
     def __init__(self, engine: Engine, stories: Stories, notes: Notes | None = None) -> None:
         self._engine = engine
         self._notes = notes
+        self._labels: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self.stories = stories
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Return everything about a container, None where there is no such."""
         response = self._engine.request("GET", f"/containers/{container}/json", accept=(404,))
-        return None if response.status_code == 404 else dict(response.json())
+        if response.status_code == 404:
+            return None
+        found: dict[str, Any] = response.json()
+        self._labels[found["Id"]] = dict(found["Config"].get("Labels") or {})
+        while len(self._labels) > _KEPT:
+            self._labels.popitem(last=False)
+        return found
+
+    def labels(self, container: str) -> Mapping[str, str] | None:
+        """Return the labels of a container, which never change; None where there is no such, if it has to be asked."""
+        if (known := self._labels.get(container)) is not None:
+            return known
+        found = self.inspect(container)
+        return None if found is None else self._labels.get(found["Id"], {})
 
     def listed(self, **filters: Sequence[str]) -> list[dict[str, Any]]:
         """List containers, ended ones too."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from agora.errors import ProviderError, Unreachable
 from agora.model.observation import Handle, Observation, Phase, ReceiptKind, StopReceipt
 
-from agora_docker import times
+from agora_docker import marks
 from agora_docker.engine import Engine, EngineError, NoAnswer
-from agora_docker.looking import Looker, is_marked
+from agora_docker.looking import Looker
 from agora_docker.notes import Notes, SentStop, StopNote
 from agora_docker.starting import Starter
 from agora_docker.story import KILL, TERM
@@ -63,12 +62,11 @@ class Stopper:
         Raises:
             Unreachable: no sign that it arrived.
         """
-        found, answer = self._before(handle)
-        if answer is not None:
-            return answer
-        container = str(found["Id"])
+        if not self._is_there(handle):
+            return self._gone(handle)
+        container = str(handle.data["container"])
         with self._notes.stop(handle.id) as note:
-            if (standing := self._standing(container, found, note)) is not None:
+            if (standing := self._standing(container, note)) is not None:
                 kind = ReceiptKind.ALREADY_STOPPING
                 return StopReceipt(kind=kind, effective_grace=standing.grace)
             facts = self._engine.facts()
@@ -81,10 +79,9 @@ class Stopper:
 
     def kill(self, handle: Handle) -> StopReceipt:
         """Send SIGKILL to everything in the container."""
-        found, receipt = self._before(handle)
-        if receipt is not None:
-            return receipt
-        container = str(found["Id"])
+        if not self._is_there(handle):
+            return self._gone(handle)
+        container = str(handle.data["container"])
         at = int(self._engine.facts().earliest() * 1e9)
         path = f"/containers/{container}/kill"
         try:
@@ -103,25 +100,25 @@ class Stopper:
         found = []
         for handle in handles:
             sent = self._notes.sent_stop(handle.id)
-            if sent is not None and sent.container == handle.data.get("container"):
+            if sent is not None and sent.accepted and sent.container == handle.data.get("container"):
                 found.append((sent.at / 1e9 + sent.grace + _OVERDUE, handle))
         return sorted(found, key=lambda pair: pair[0])
 
     # --- before ------------------------------------------------------------------------------------------------
 
-    def _before(self, handle: Handle) -> tuple[dict[str, Any], StopReceipt | None]:
-        """Look first: what has ended, is gone or was never started needs no signal."""
-        found = self._looker.inspect(str(handle.data["container"]))
-        if found is None:
-            return {}, self._gone(handle)
-        if not is_marked(found, handle.id, str(handle.data.get("installation", self._installation))):
-            raise ProviderError(f"{handle.id}: container {found['Id'][:12]} is not ours", sent=False, retryable=False)
-        seen = self._looker.seen(found)
-        if seen.phase is Phase.ENDED:
-            return found, StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
-        if seen.phase is Phase.PENDING:
-            return found, self._never(handle, str(found["Id"]))
-        return found, None
+    def _is_there(self, handle: Handle) -> bool:
+        """Whether there is such a container, as far as is known; what it does just now the engine's answer tells.
+
+        Raises:
+            ProviderError: it is not ours.
+        """
+        container = str(handle.data["container"])
+        labels = self._looker.labels(container)
+        if labels is None:
+            return False
+        if not marks.is_marked(labels, handle.id, str(handle.data.get("installation", self._installation))):
+            raise ProviderError(f"{handle.id}: container {container[:12]} is not ours", sent=False, retryable=False)
+        return True
 
     def _never(self, handle: Handle, container: str) -> StopReceipt:
         """Remove a container before its start: a stop of one that was only created is answered and forgotten."""
@@ -141,7 +138,7 @@ class Stopper:
             return StopReceipt(kind=ReceiptKind.NOT_FOUND)
         return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
 
-    def _standing(self, container: str, found: Mapping[str, Any], note: StopNote) -> SentStop | None:
+    def _standing(self, container: str, note: StopNote) -> SentStop | None:
         """Return a stop of ours that is under way: sending it again would be a second SIGTERM."""
         before = note.read()
         if before is None or before.container != container:
@@ -151,8 +148,7 @@ class Stopper:
             return None
         if before.accepted:
             return before
-        started = times.parse(found["State"]["StartedAt"])
-        story = self._looker.story(container, started.timestamp() if started else 0)
+        story = self._looker.story(container, before.at / 1e9)
         return before if story.signals(TERM, since=before.at) else None
 
     # --- sending -----------------------------------------------------------------------------------------------
@@ -171,7 +167,13 @@ class Stopper:
             return self._shown(handle, container, grace, at, TERM)
         if response.status_code in (304, 404):
             return self._after(handle, response.text)
-        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
+        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=self._end(container))
+
+    def _end(self, container: str) -> Observation | None:
+        """Return the end of a container whose stop was answered, which the engine does at the end."""
+        found = self._looker.inspect(container)
+        seen = None if found is None else self._looker.seen(found)
+        return seen if seen is not None and seen.phase is Phase.ENDED else None
 
     def _shown(self, handle: Handle, container: str, grace: int, at: int, signal: int) -> StopReceipt:
         """Wait until the signal of a call that was left shows in the engine's events, or the end does."""
@@ -200,4 +202,6 @@ class Stopper:
         seen = self._looker.seen(found)
         if seen.phase is Phase.ENDED:
             return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+        if seen.phase is Phase.PENDING:
+            return self._never(handle, str(found["Id"]))
         raise EngineError(409, f"{handle.id}: {words or 'the engine did not signal it'}")
