@@ -44,16 +44,21 @@ def _docker() -> str | None:
     return None
 
 
-def _k8s() -> str | None:
+def _emulated() -> str | None:
     if not sys.platform.startswith("linux"):
-        return "the emulated cluster runs on Linux alone"
+        return "the emulated clusters run on Linux alone"
     if importlib.util.find_spec("aiohttp") is None:
         return "aiohttp is not installed; scripts/setup installs it"
     return None
 
 
 #: For each backend: says why it cannot be used here, None where it can. A probe ends within 10 s.
-PROBES: dict[str, Callable[[], str | None]] = {"docker": _docker, "k8s": _k8s, "local": _local}
+PROBES: dict[str, Callable[[], str | None]] = {
+    "docker": _docker,
+    "k8s": _emulated,
+    "local": _local,
+    "nomad": _emulated,
+}
 
 
 def known() -> list[str]:

@@ -1,0 +1,96 @@
+"""How a workload is stopped: its job is deregistered and stays on record; a kill is a signal to its allocation."""
+
+from __future__ import annotations
+
+import time
+
+from agora.errors import PermissionDenied, Unreachable
+from agora.model.observation import Phase, ReceiptKind, StopReceipt
+
+from agora_nomad import names, story
+from agora_nomad.api import Refusal
+from agora_nomad.cluster import Cluster, Item, Ref, Seen
+from agora_nomad.grace import Cap
+
+#: How long a stop waits for the client to announce the grace that it uses, of the ten seconds that it has; a client
+#: does so some milliseconds after it hears of the stop.
+_ANNOUNCED_SECONDS = 0.6
+_PAUSE = 0.1
+
+
+def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
+    """Deregister the job, without a purge.
+
+    The grace was set when the task was started: another one is told in `effective_grace`, and a longer one as
+    `degraded`.
+    """
+    seen = cluster.look(ref)
+    if (receipt := _over(seen)) is not None:
+        return receipt
+    already = seen.job is None or bool(seen.job.get("Stop"))
+    if not already and not cluster.api.deregister(ref.job):
+        # 200 without an evaluation: the cluster did not know it. Look again, and say what is there.
+        seen = cluster.look(ref)
+        if (receipt := _over(seen)) is None:
+            raise Unreachable(f"the cluster shows the job of {ref.id} and does not know it")
+        return receipt
+    effective = _effective(cluster, cap, ref, seen)
+    degraded = ("grace",) if effective is not None and effective < grace else ()
+    kind = ReceiptKind.ALREADY_STOPPING if already else ReceiptKind.SIGNALLED
+    return StopReceipt(kind=kind, effective_grace=effective, degraded=degraded)
+
+
+def kill(cluster: Cluster, cap: Cap, ref: Ref) -> StopReceipt:
+    """Deregister the job and send SIGKILL to what runs of it.
+
+    Raises:
+        NodeAway: its client cannot be reached.
+    """
+    seen = cluster.look(ref)
+    if (receipt := _over(seen)) is not None:
+        return receipt
+    # First this, so that nothing is started in place of what is killed.
+    if seen.job is not None and not seen.job.get("Stop"):
+        cluster.api.deregister(ref.job)
+    try:
+        for allocation in seen.allocations:
+            if story.ended(seen.job, allocation) is None:
+                _shoot(cluster, allocation)
+    except PermissionDenied:
+        # The job is stopped all the same, with its grace.
+        effective = _effective(cluster, cap, ref, seen)
+        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=effective, degraded=("force",))
+    return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=0)
+
+
+def _shoot(cluster: Cluster, allocation: Item) -> None:
+    try:
+        cluster.api.signal(allocation["ID"], names.TASK, "SIGKILL")
+    except Refusal as error:
+        # It ended just now, or has not started; then it never will, since its job is stopped.
+        if "not running" not in str(error) and "not found" not in str(error) and error.status != 404:
+            raise
+
+
+def _over(seen: Seen) -> StopReceipt | None:
+    """Answer for what has ended, or is not there."""
+    if seen.observation.phase is Phase.ENDED:
+        return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen.observation)
+    if seen.observation.phase is Phase.ABSENT:
+        return StopReceipt(kind=ReceiptKind.NOT_FOUND)
+    return None
+
+
+def _effective(cluster: Cluster, cap: Cap, ref: Ref, seen: Seen) -> float | None:
+    """Return the grace in force: as its client announces it, else as asked for at the start, up to the known cap."""
+    if story.current(seen.allocations) is None:
+        return None
+    if seen.observation.reachable and seen.observation.phase is Phase.RUNNING:
+        until = time.monotonic() + _ANNOUNCED_SECONDS
+        while time.monotonic() < until:
+            allocation = story.current(cluster.api.allocations(ref.job))
+            if allocation is not None and (said := story.announced_grace(seen.job, allocation)) is not None:
+                return said
+            time.sleep(_PAUSE)
+    asked = story.kill_timeout(seen.job)
+    return None if asked is None else min(asked, cap.known()[0])
