@@ -16,7 +16,7 @@ import pytest
 from agora import hookimpl
 from agora.errors import ProviderNotInstalled, SubmitRefused, Vetoed
 from agora.model.events import Event, EventType
-from agora.plugins import Listeners, TargetHooks, list_providers, load_extensions, load_provider
+from agora.plugins import Listeners, TargetHooks, discovery, list_providers, load_extensions, load_provider
 
 Install = Callable[..., None]
 
@@ -133,7 +133,8 @@ def test_a_provider_under_another_name_than_its_own_is_refused(install: Install)
         load_provider("alias")
 
 
-def test_a_provider_that_is_not_installed_says_what_to_install() -> None:
+def test_a_provider_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "entry_points", lambda group: ())
     with pytest.raises(ProviderNotInstalled, match=r"'nomad' is not installed .*install the package agora-nomad"):
         load_provider("nomad")
     with pytest.raises(ProviderNotInstalled, match=r"'acme' is not installed .*install the package that brings it"):

@@ -91,7 +91,7 @@ def test_processes_that_open_a_new_store_at_once_agree_on_one(home: Path) -> Non
     assert len(set(found)) == 1
     assert (home / "installation").read_text().strip() == found[0]
     with closing(sqlite3.connect(home / "agora.db")) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,), (2,)]
 
 
 def test_processes_that_write_at_once_lose_nothing_and_only_one_cancel_counts(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
+# Not from typing: its import takes as long as the start of the interpreter.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from agora.client import AgoraClient, BlockingClient, DispatchHandle
+    from agora.client import AgoraClient, BlockingClient, DispatchHandle, Joined, Raced, Settled
     from agora.errors import (
         AgoraError,
         DispatchCancelled,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         DispatchNotFound,
         DispatchTimedOut,
         InvalidRequest,
+        NoneSucceeded,
     )
     from agora.hookspecs import hookimpl
     from agora.model.cancel import CancelResult, Outcome
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from agora.model.spec import Resources, Spec
 
 _HOMES = {
-    "agora.client": ("AgoraClient", "BlockingClient", "DispatchHandle"),
+    "agora.client": ("AgoraClient", "BlockingClient", "DispatchHandle", "Joined", "Raced", "Settled"),
     "agora.errors": (
         "AgoraError",
         "DispatchCancelled",
@@ -36,6 +37,7 @@ _HOMES = {
         "DispatchNotFound",
         "DispatchTimedOut",
         "InvalidRequest",
+        "NoneSucceeded",
     ),
     "agora.hookspecs": ("hookimpl",),
     "agora.model.cancel": ("CancelResult", "Outcome"),
@@ -62,9 +64,13 @@ __all__ = [
     "Event",
     "EventType",
     "InvalidRequest",
+    "Joined",
+    "NoneSucceeded",
     "Outcome",
+    "Raced",
     "Record",
     "Resources",
+    "Settled",
     "Spec",
     "State",
     "Via",

@@ -140,3 +140,16 @@ class DispatchTimedOut(DispatchEnded):
 
 class DispatchLost(DispatchEnded):
     """The workload is gone from the backend, or the backend itself, and nobody knows how it ended."""
+
+
+class NoneSucceeded(AgoraError):
+    """Every member of a race ended, none with success.
+
+    Parameters:
+        records: of all members, in the order given.
+    """
+
+    def __init__(self, records: tuple[Record, ...]) -> None:
+        self.records = records
+        ends = ", ".join(f"{record.id} {record.state.value}" for record in records)
+        super().__init__(f"no member succeeded: {ends}")

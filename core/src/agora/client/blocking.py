@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agora.client.client import AgoraClient
+from agora.client.combinators import Joined, Member, Raced, Settled
 from agora.client.targets import TargetStatus
 from agora.config import Settings
 from agora.engine import Reaped, ReconcileReport
@@ -131,15 +132,49 @@ class BlockingClient:
                 return (value,)
             return None
 
-        while (found := self._call(following)) is not None:
-            yield found[0]
+        try:
+            while (found := self._call(following)) is not None:
+                yield found[0]
+        finally:
+            if isinstance(values, AsyncGenerator) and self._portal is not None:
+                self._call(partial(_close, values))
 
     def dispatch(
-        self, spec: Spec | None = None, *, target: str | None = None, id: str | None = None, **fields: Any
+        self,
+        spec: Spec | None = None,
+        *,
+        target: str | None = None,
+        id: str | None = None,
+        parent: str | None = None,
+        **fields: Any,
     ) -> BlockingHandle:
         """Start a workload."""
-        handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, **fields))
+        handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, parent=parent, **fields))
         return BlockingHandle(self, handle.record)
+
+    def race(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> Raced:
+        """Wait for the first success and cancel the others."""
+        return self._call(partial(self._client.race, members, key=key, owned=owned))
+
+    def join_all(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> tuple[Record, ...]:
+        """Wait until all have succeeded, or raise at once."""
+        return self._call(partial(self._client.join_all, members, key=key, owned=owned))
+
+    def join_all_with_timeout(
+        self, members: Sequence[Member], timeout: float, *, key: str | None = None, owned: bool = False
+    ) -> Joined:
+        """Wait for all and cancel at the timeout what has not ended."""
+        return self._call(partial(self._client.join_all_with_timeout, members, timeout, key=key, owned=owned))
+
+    def join_all_settled(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> Settled:
+        """Wait until all have ended."""
+        return self._call(partial(self._client.join_all_settled, members, key=key, owned=owned))
+
+    def as_completed(
+        self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
+    ) -> Iterator[Record]:
+        """Yield records as they end; leaving the loop early cancels the members."""
+        return self._iterate(self._client.as_completed(members, key=key, owned=owned))
 
     def cancel(
         self,
@@ -231,3 +266,7 @@ class BlockingClient:
     def targets(self) -> TargetList:
         """List the configured targets."""
         return self._client.targets()
+
+
+async def _close(values: AsyncGenerator[Any, None]) -> None:
+    await values.aclose()

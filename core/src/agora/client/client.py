@@ -15,13 +15,15 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from agora.client.asking import invalid, spec_of, user_name
+from agora.client.combinators import Combinators, Member, prepared
 from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
-from agora.client.supervision import Sends, Supervision
+from agora.client.members import Members
+from agora.client.sending import Dispatcher
+from agora.client.supervision import Supervision
 from agora.client.targets import TargetStatus, target_statuses
 from agora.config import Settings, settings_or_problem
 from agora.engine import Engine, Reaped, ReconcileReport
-from agora.engine.targets import Target
 from agora.errors import (
     AgoraError,
     DispatchCancelled,
@@ -50,6 +52,8 @@ REFRESH_SECONDS = 2.0
 #: Leaving the client waits so long for submits under way, in seconds.
 LEAVE_SECONDS = 10.0
 
+NOT_OPEN = "the client is not open: use it as `async with AgoraClient() as client`"
+
 _RAISES: dict[State, type[DispatchEnded]] = {
     State.CANCELLED: DispatchCancelled,
     State.FAILED: DispatchFailed,
@@ -58,7 +62,7 @@ _RAISES: dict[State, type[DispatchEnded]] = {
 }
 
 
-class AgoraClient:
+class AgoraClient(Combinators):
     """A client of one state directory; an async context manager, on asyncio.
 
     Parameters:
@@ -92,7 +96,7 @@ class AgoraClient:
         self._engine: Engine | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._supervision: Supervision | None = None
-        self._sends = Sends()
+        self._dispatcher: Dispatcher | None = None
 
     async def __aenter__(self) -> AgoraClient:
         settings = self._settings or settings_or_problem()
@@ -103,6 +107,7 @@ class AgoraClient:
         await self._tasks.__aenter__()
         background = self._wants_supervisor and settings.supervisor
         self._supervision = Supervision(self._engine, self._tasks, background)
+        self._dispatcher = Dispatcher(self._engine, self._supervision, self._tasks)
         return self
 
     async def __aexit__(
@@ -110,7 +115,7 @@ class AgoraClient:
     ) -> bool | None:
         engine, tasks = self._opened, self._tasks
         with anyio.move_on_after(LEAVE_SECONDS, shield=True):
-            await self._sends.wait()
+            await self._dispatched.wait()
         if tasks is not None:
             tasks.cancel_scope.cancel()
             with suppress(anyio.get_cancelled_exc_class()):
@@ -123,14 +128,20 @@ class AgoraClient:
     @property
     def _opened(self) -> Engine:
         if self._engine is None:
-            raise AgoraError("the client is not open: use it as `async with AgoraClient() as client`")
+            raise AgoraError(NOT_OPEN)
         return self._engine
 
     @property
     def _supervised(self) -> Supervision:
         if self._supervision is None:
-            raise AgoraError("the client is not open: use it as `async with AgoraClient() as client`")
+            raise AgoraError(NOT_OPEN)
         return self._supervision
+
+    @property
+    def _dispatched(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise AgoraError(NOT_OPEN)
+        return self._dispatcher
 
     @property
     def settings(self) -> Settings:
@@ -145,7 +156,13 @@ class AgoraClient:
             raise invalid("cause", error) from None
 
     async def dispatch(
-        self, spec: Spec | None = None, *, target: str | None = None, id: str | None = None, **fields: Any
+        self,
+        spec: Spec | None = None,
+        *,
+        target: str | None = None,
+        id: str | None = None,
+        parent: str | None = None,
+        **fields: Any,
     ) -> DispatchHandle:
         """Start a workload.
 
@@ -155,6 +172,8 @@ class AgoraClient:
             spec: what to run; or its fields as keyword arguments.
             target: where; the default target if none is named.
             id: the dispatch id and idempotency key; a new one by default.
+            parent: a dispatch whose cancel cancels this one too; in a workload of this store, its own by default,
+                and none where this is empty.
             fields: fields of `Spec`.
         Returns:
             its handle; the same one for the same id and spec. A definite refusal to start is a record in `failed`.
@@ -163,39 +182,15 @@ class AgoraClient:
             DispatchConflict: the id, or the name in its run, is taken by another spec.
             StoreError: the store cannot be written; nothing was started.
         """
-        engine = self._opened
-        wanted = spec_of(spec, fields)
-        if "timeout" not in wanted.model_fields_set:
-            wanted = wanted.model_copy(update={"timeout": min(wanted.timeout, engine.settings.timeout_cap)})
-        entry, where, new = await engine.record(wanted, target, id)
-        if new:
-            entry = await self._sent(entry, wanted, where)
-        elif entry.live:
-            await self._supervised.ensure_background(entry)
+        entry = await self._dispatched.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
 
-    async def _sent(self, entry: Entry, spec: Spec, target: Target) -> Entry:
-        """Send in a task of the client's own: a cancelled caller leaves neither a half-sent nor a lone dispatch."""
-        done = anyio.Event()
-        outcome: list[Entry | Exception] = []
-
-        async def send() -> None:
-            with self._sends.one():
-                try:
-                    outcome.append(await self._opened.send(entry, spec, target))
-                except Exception as error:  # noqa: BLE001 - handed to the caller below
-                    outcome.append(error)
-                finally:
-                    await self._supervised.take_over(next((e for e in outcome if isinstance(e, Entry)), entry))
-                    done.set()
-
+    def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
         if self._tasks is None:
-            raise AgoraError("the client is closed")
-        self._tasks.start_soon(send)
-        await done.wait()
-        if isinstance(result := outcome[0], Exception):
-            raise result
-        return result
+            raise AgoraError(NOT_OPEN)
+        leaving = self._cause("its group was left").model_copy(update={"policy": "owner_gone"})
+        parts = (self._opened, self._supervised, self._dispatched, self._tasks)
+        return Members(self, *parts, prepared(members, key), owned, leaving)
 
     async def cancel(
         self,

@@ -20,33 +20,6 @@ from agora.state import Noted
 logger = logging.getLogger(__name__)
 
 
-class Sends:
-    """Counts submits under way, so that leaving can wait for them."""
-
-    def __init__(self) -> None:
-        self._under_way = 0
-        self._none = anyio.Event()
-        self._none.set()
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """One submit."""
-        self._under_way += 1
-        if self._none.is_set():
-            self._none = anyio.Event()
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._none.set()
-
-    async def wait(self) -> None:
-        """Wait until none is under way."""
-        while self._under_way:
-            await self._none.wait()
-
-
 class Supervision:
     """Supervision on behalf of one client.
 

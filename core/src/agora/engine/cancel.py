@@ -14,6 +14,7 @@ from agora.model.cause import Cause
 from agora.model.record import Entry, Failure, State
 from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
 from agora.state import CancelAsked
+from agora.store import Applied
 
 #: A cancel comes back after so long at the latest (contract 4), in seconds.
 CANCEL_SECONDS = 10.0
@@ -52,14 +53,27 @@ class Canceller:
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
         asked = await self._asked(entry, cause, grace or None, force)
-        applied = await self._core.apply(entry, asked, durable=True)
+        applied, below = await self._core.request(entry, asked)
+        results: dict[str, CancelResult] = {}
+
+        async def carry_out(one: Applied) -> None:
+            results[one.entry.id] = await self._carried_out(one, until)
+
+        async with anyio.create_task_group() as tasks:
+            for one in (applied, *below):
+                tasks.start_soon(carry_out, one)
+        children = tuple(results[one.entry.id] for one in below)
+        return results[id].model_copy(update={"children": children})
+
+    async def _carried_out(self, applied: Applied, until: datetime) -> CancelResult:
+        """Send a recorded request in what is left of the time, and say what became of it."""
         outcome: Outcome = applied.answer
         after = applied.entry
         left = (until - self._core.store.now()).total_seconds() + SHORTEST_ATTEMPT
         with anyio.move_on_after(left) as scope:
             after = await self._sent(after, outcome, until)
         if scope.cancelled_caught:
-            after = await self._core.store.read(id)
+            after = await self._core.store.read(after.id)
         return _result(after, outcome)
 
     async def _asked(self, entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:

@@ -43,7 +43,9 @@ class Carrier:
             case Action.FIND:
                 return await self._find(entry)
             case Action.TIME_OUT:
-                return await self._time_out(entry)
+                return await self._by_policy(entry, "timeout", f"timeout of {entry.timeout} s reached")
+            case Action.OWNER_GONE:
+                return await self._by_policy(entry, "owner_gone", "the process that it was dispatched for is gone")
             case Action.STOP:
                 return await self._deliverer.attempt(entry, "stop") is not None
             case Action.KILL:
@@ -68,8 +70,8 @@ class Carrier:
             return False
         return after.handle is not None or after.state.terminal
 
-    async def _time_out(self, entry: Entry) -> bool:
-        cause = Cause(actor="agora", via=Via.POLICY, policy="timeout", reason=f"timeout of {entry.timeout} s reached")
+    async def _by_policy(self, entry: Entry, policy: str, reason: str) -> bool:
+        cause = Cause(actor="agora", via=Via.POLICY, policy=policy, reason=reason)
         target = None
         try:
             target = await self._core.targets.of(entry)
@@ -80,7 +82,8 @@ class Carrier:
             shorten=target is not None and target.has("shorten"),
             force_kill=target is not None and target.has("force_kill"),
         )
-        applied = await self._core.apply(entry, asked, durable=True)
+        # Those below it are carried out by whoever supervises them, as every recorded request is.
+        applied, _ = await self._core.request(entry, asked)
         if not applied.entry.state.terminal:
             await self._deliverer.deliver(applied.entry, self._core.store.now() + timedelta(seconds=10))
         return True

@@ -22,7 +22,7 @@ from agora.model.events import Event
 from agora.model.record import Entry, Failure, Lease
 from agora.model.spec import Spec
 from agora.provider import Installation
-from agora.state import Fact
+from agora.state import CancelAsked, Fact
 from agora.store import Applied, Store
 
 #: A claim on sending lives so long without a sign of its holder (contract 3), in seconds.
@@ -63,6 +63,14 @@ class Core:
             applied = await self.store.apply(entry.id, *facts, durable=durable)
             await self.tell(applied.entry, applied.events)
         return applied
+
+    async def request(self, entry: Entry, asked: CancelAsked) -> tuple[Applied, list[Applied]]:
+        """Record a stop of a dispatch and of those below it; see `Store.request`."""
+        with anyio.CancelScope(shield=True):
+            applied, below = await self.store.request(entry.id, asked)
+            for one in (applied, *below):
+                await self.tell(one.entry, one.events)
+        return applied, below
 
     async def tell(self, entry: Entry, events: Sequence[Event]) -> None:
         """Hand committed events to the extensions; their failures break nothing, and none is waited for long."""

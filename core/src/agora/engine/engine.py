@@ -23,7 +23,7 @@ from agora.engine.targets import LOOK_SECONDS, Target
 from agora.errors import AgoraError, ConfigError
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause
-from agora.model.record import Entry
+from agora.model.record import Entry, Lease
 from agora.model.spec import Spec
 from agora.store import Filter, Store
 
@@ -50,9 +50,13 @@ class Engine:
         self._reaper = Reaper(self.core)
         self._identified: set[str] = set()
 
-    async def record(self, spec: Spec, target_name: str | None, id: str | None) -> tuple[Entry, Target, bool]:
+    async def record(
+        self, spec: Spec, target_name: str | None, id: str | None, *, parent: str | None, owned: Lease | None
+    ) -> tuple[Entry, Target, bool]:
         """Check and write down a dispatch; nothing is sent yet.
 
+        Parameters:
+            parent, owned: see `Submitter.record`.
         Returns:
             the entry, its target, and whether it is new.
         Raises:
@@ -61,7 +65,7 @@ class Engine:
         """
         target = await self.core.targets.configured(target_name)
         await self._same_backend(target)
-        entry, new = await self._submitter.record(spec, target, id)
+        entry, new = await self._submitter.record(spec, target, id, parent=parent, owned=owned)
         return entry, target, new
 
     async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:

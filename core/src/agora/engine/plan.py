@@ -17,6 +17,7 @@ class Action(StrEnum):
 
     CREATOR_GONE = "creator_gone"
     TIME_OUT = "time_out"
+    OWNER_GONE = "owner_gone"
     FIND = "find"
     STOP = "stop"
     KILL = "kill"
@@ -59,7 +60,8 @@ def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     deadline = _at(entry.deadline, now, Action.TIME_OUT)
     if deadline.action is not None:
         return deadline
-    if entry.handle is None:
+    deadline = _sooner(_at(None if entry.owned is None else entry.owned.until, now, Action.OWNER_GONE), deadline)
+    if entry.handle is None and deadline.action is None:
         return _sooner(_unsubmitted(entry, now), deadline)
     return deadline
 

@@ -68,9 +68,14 @@ class Submitter:
         self._finder = finder
         self._deliverer = deliverer
 
-    async def record(self, spec: Spec, target: Target, id: str | None) -> tuple[Entry, bool]:
+    async def record(
+        self, spec: Spec, target: Target, id: str | None, *, parent: str | None = None, owned: Lease | None = None
+    ) -> tuple[Entry, bool]:
         """Check everything that can be checked, then write the dispatch down.
 
+        Parameters:
+            parent: the dispatch whose cancel cancels this one.
+            owned: the claim of the process that wants it cancelled when it goes.
         Returns:
             the stored entry, and whether it is new.
         Raises:
@@ -100,6 +105,8 @@ class Submitter:
             spec=spec.public(),
             digest=spec.digest(),
             config=dict(target.config.table),
+            parent=parent,
+            owned=owned,
             submitter=self._core.lease(),
         )
         stored, events, new = await store.create(entry)

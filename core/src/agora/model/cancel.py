@@ -34,6 +34,7 @@ class CancelResult(Model):
         degraded: what could not be done as asked and was replaced by the nearest possible thing.
         effective_grace: seconds of grace in force, where known.
         error: why it is not delivered yet.
+        children: what became of the dispatches that this one's cancel cancels, theirs included.
     """
 
     id: str
@@ -44,15 +45,15 @@ class CancelResult(Model):
     degraded: tuple[str, ...] = ()
     effective_grace: float | None = None
     error: Failure | None = None
+    children: tuple["CancelResult", ...] = ()
 
     @property
     def exit_code(self) -> int:
         """The CLI's exit code for this answer (contract 4)."""
         match self.outcome:
-            case Outcome.CANCELLED:
-                return 0
-            case Outcome.STOPPING | Outcome.ALREADY_STOPPING | Outcome.ALREADY_CANCELLED:
-                return 7 if self.delivered is False else 0
+            case Outcome.CANCELLED | Outcome.STOPPING | Outcome.ALREADY_STOPPING | Outcome.ALREADY_CANCELLED:
+                undelivered = any(result.delivered is False for result in (self, *self.children))
+                return 7 if undelivered and self.outcome is not Outcome.CANCELLED else 0
             case Outcome.NOT_FOUND:
                 return 4
             case Outcome.FORBIDDEN:

@@ -20,6 +20,9 @@ class Via(StrEnum):
     POLICY = "policy"
 
 
+MAX_REASON = 4_096
+
+
 class Cause(Model):
     """The cause of a stop, carried into the store, the events, the exception and the backend.
 
@@ -33,7 +36,7 @@ class Cause(Model):
 
     actor: str = Field(min_length=1, max_length=256)
     via: Via
-    reason: str | None = Field(default=None, max_length=4096)
+    reason: str | None = Field(default=None, max_length=MAX_REASON)
     policy: str | None = Field(default=None, max_length=64)
     request_id: str = Field(default_factory=lambda: uuid4().hex, max_length=64)
 

@@ -125,6 +125,9 @@ class Entry(Record):
         config: the target's resolved configuration, without secrets.
         handle: set once the provider returned it or it was found.
         seen: any sign of the workload was seen; from then on it is never sent again.
+        parent: the dispatch whose cancel cancels this one.
+        owned: the process that dispatched it as a member of a group and has not let go of it; when that one dies, it is
+            cancelled.
         submitter: who creates or sends it now.
         first_sent_at: when the first byte may have left.
         unsent: no submit that was answered, or whose sender died, can have reached the backend.
@@ -153,6 +156,8 @@ class Entry(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     handle: Handle | None = None
     seen: bool = False
+    parent: str | None = None
+    owned: Lease | None = None
     submitter: Lease | None = None
     first_sent_at: AwareDatetime | None = None
     unsent: bool = False

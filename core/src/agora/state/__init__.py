@@ -14,6 +14,7 @@ from agora.state.facts import (
     LostAfter,
     NeverSeen,
     Noted,
+    OwnerKept,
     ResubmitBegan,
     Seen,
     Started,
@@ -24,6 +25,7 @@ from agora.state.facts import (
     WorkerSaid,
 )
 from agora.state.machine import ALLOWED, Change, apply
+from agora.state.stopping import below
 
 __all__ = [
     "ALLOWED",
@@ -41,6 +43,7 @@ __all__ = [
     "LostAfter",
     "NeverSeen",
     "Noted",
+    "OwnerKept",
     "ResubmitBegan",
     "Seen",
     "Started",
@@ -50,4 +53,5 @@ __all__ = [
     "SubmitUnknown",
     "WorkerSaid",
     "apply",
+    "below",
 ]

@@ -31,6 +31,13 @@ class ClaimKept:
 
 
 @dataclass(frozen=True)
+class OwnerKept:
+    """The process that dispatched it as a member of a group is still there, or another one took over."""
+
+    claim: Lease
+
+
+@dataclass(frozen=True)
 class Started:
     """The provider returned, or found, the workload's handle; `handle.first` may say more."""
 
@@ -185,6 +192,7 @@ Fact = (
     SubmitBegan
     | ResubmitBegan
     | ClaimKept
+    | OwnerKept
     | Started
     | SubmitRefusal
     | SubmitAborted

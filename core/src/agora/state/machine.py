@@ -90,6 +90,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], Any]] = {
     facts.SubmitBegan: submit.submit_began,
     facts.ResubmitBegan: submit.resubmit_began,
     facts.ClaimKept: submit.claim_kept,
+    facts.OwnerKept: submit.owner_kept,
     facts.Started: submit.started,
     facts.SubmitRefusal: submit.submit_refusal,
     facts.SubmitAborted: submit.submit_aborted,

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from agora.model.cancel import Outcome
+from agora.model.cause import MAX_REASON
 from agora.model.events import EventType
 from agora.model.observation import Observation, Phase, ReceiptKind, StopReceipt
 from agora.model.record import Attempt, Entry, State
@@ -50,6 +51,13 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         end(draft, stopped_state(draft.entry), confirmed=True, reason="never_submitted")
         return Outcome.CANCELLED
     return Outcome.STOPPING
+
+
+def below(asked: facts.CancelAsked, parent: str) -> facts.CancelAsked:
+    """Turn a request into that of a dispatch below the one that was cancelled, which keeps its own grace."""
+    words = f"{parent} was stopped" + (f": {asked.cause.reason}" if asked.cause.reason else "")
+    values = {"policy": "parent_cancelled", "reason": words[:MAX_REASON]}
+    return facts.CancelAsked(asked.cause.model_copy(update=values), None, asked.force)
 
 
 def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:

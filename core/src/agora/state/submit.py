@@ -44,6 +44,13 @@ def claim_kept(draft: Draft, fact: facts.ClaimKept) -> bool:
     return True
 
 
+def owner_kept(draft: Draft, fact: facts.OwnerKept) -> bool:
+    if draft.entry.state.terminal or draft.entry.state is State.STOPPING:
+        return False
+    draft.set(owned=fact.claim)
+    return True
+
+
 def started(draft: Draft, fact: facts.Started) -> bool:
     entry = draft.entry
     if entry.state is State.PENDING:

@@ -1,6 +1,6 @@
--- name: insert_dispatch(id, state, live, target, run, name, requested_at, ended_at, version, body)!
-INSERT INTO dispatches (id, state, live, target, run, name, requested_at, ended_at, version, body)
-VALUES (:id, :state, :live, :target, :run, :name, :requested_at, :ended_at, :version, :body);
+-- name: insert_dispatch(id, state, live, target, run, name, parent, requested_at, ended_at, version, body)!
+INSERT INTO dispatches (id, state, live, target, run, name, parent, requested_at, ended_at, version, body)
+VALUES (:id, :state, :live, :target, :run, :name, :parent, :requested_at, :ended_at, :version, :body);
 
 -- name: update_dispatch(state, live, ended_at, version, body, id, previous)!
 UPDATE dispatches
@@ -33,6 +33,18 @@ WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
   AND (CAST(:label AS TEXT) IS NULL OR id IN (SELECT dispatch_id FROM labels WHERE label = :label AND content = :content))
 ORDER BY requested_at DESC, id DESC
 LIMIT :most;
+
+-- name: live_children(parent)
+SELECT id FROM dispatches WHERE parent = :parent AND live = 1 ORDER BY id;
+
+-- name: insert_decision(id, decided_at, body)!
+INSERT INTO decisions (id, decided_at, body) VALUES (:id, :decided_at, :body) ON CONFLICT (id) DO NOTHING;
+
+-- name: read_decision(id)$
+SELECT body FROM decisions WHERE id = :id;
+
+-- name: delete_decisions(before)!
+DELETE FROM decisions WHERE decided_at < :before;
 
 -- name: ended_before(before)
 SELECT id, body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;

@@ -57,6 +57,7 @@ def _columns(entry: Entry) -> dict[str, Any]:
         "target": entry.target,
         "run": entry.run,
         "name": entry.name,
+        "parent": entry.parent,
         "requested_at": entry.requested_at.timestamp(),
         "ended_at": None if entry.ended_at is None else entry.ended_at.timestamp(),
         "version": entry.version,
@@ -74,7 +75,7 @@ def insert(connection: sqlite3.Connection, entry: Entry) -> None:
 def update(connection: sqlite3.Connection, entry: Entry, previous: int) -> bool:
     """Write an entry if its version is still `previous`; returns whether it was."""
     columns = _columns(entry)
-    for name in ("target", "run", "name", "requested_at"):
+    for name in ("target", "run", "name", "parent", "requested_at"):
         del columns[name]
     return bool(queries().update_dispatch(connection, previous=previous, **columns) == 1)
 

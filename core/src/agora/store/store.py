@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agora.errors import AmbiguousId, DispatchConflict, DispatchNotFound, StoreError
+from agora.errors import AmbiguousId, DamagedRecord, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
+from agora.model.cancel import Outcome
 from agora.model.events import Event, EventType
-from agora.model.record import Entry
-from agora.state import Change, Fact, apply
+from agora.model.record import Entry, State
+from agora.state import CancelAsked, Change, Fact, apply, below
 from agora.state.draft import Draft
 from agora.store import home as state_directory
 from agora.store import rows
@@ -25,6 +28,8 @@ from agora.store.schema import migrate
 from agora.store.worker import StoreWorker, out_of_space
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0
 
@@ -96,6 +101,7 @@ class Store:
             the stored entry, the events written, and whether it is new.
         Raises:
             DispatchConflict: the id, or the name in its run, is taken by another spec.
+            InvalidRequest: there is no such parent, or it is being stopped or over.
         """
 
         def job(connection: sqlite3.Connection) -> tuple[Entry, tuple[Event, ...], bool]:
@@ -106,6 +112,8 @@ class Store:
                 return stored, (), False
             if entry.run and entry.name and (taken := self._id_of_name(connection, entry.run, entry.name)):
                 raise DispatchConflict(f"run {entry.run!r} already has a dispatch named {entry.name!r}: {taken}")
+            if entry.parent is not None:
+                _check_parent(rows.read(connection, entry.parent), entry.parent)
             change = _created(entry)
             rows.insert(connection, change.entry)
             return change.entry, tuple(rows.write_events(connection, self.installation, change)), True
@@ -141,6 +149,70 @@ class Store:
             if not rows.update(connection, entry, before.version):
                 raise StoreError(f"dispatch {id} was changed at the same time; try again")
         return Applied(entry, tuple(events), answer)
+
+    async def request(self, id: str, asked: CancelAsked) -> tuple[Applied, list[Applied]]:
+        """Record a stop and, in the same transaction, that of every live dispatch below this one.
+
+        Parameters:
+            id: the dispatch.
+            asked: the request; those below get it in the name of the policy `parent_cancelled`.
+        Returns:
+            what it did to the dispatch, and to those below it that nobody had asked to stop.
+        Raises:
+            DispatchNotFound: there is no such dispatch.
+        """
+
+        def job(connection: sqlite3.Connection) -> tuple[Applied, list[Applied]]:
+            first = self._applied(connection, id, (asked,))
+            inherited = below(asked, id)
+            done: dict[str, Applied | None] = {id: first}
+            waiting = [id] if first.answer in (Outcome.STOPPING, Outcome.CANCELLED) else []
+            while waiting:
+                for (child,) in rows.queries().live_children(connection, parent=waiting.pop()):
+                    if child not in done:
+                        done[child] = self._inherited(connection, child, inherited)
+                        waiting.append(child)
+            return first, [applied for child, applied in done.items() if applied is not None and child != id]
+
+        return await self._write(job, durable=True)
+
+    def _inherited(self, connection: sqlite3.Connection, child: str, asked: CancelAsked) -> Applied | None:
+        try:
+            applied = self._applied(connection, child, (asked,))
+        except DamagedRecord as error:
+            # One that cannot be read keeps nobody from stopping the others.
+            logger.error("%s; its stop is not recorded", error)
+            return None
+        return applied if applied.answer in (Outcome.STOPPING, Outcome.CANCELLED) else None
+
+    async def decision(self, id: str) -> dict[str, Any] | None:
+        """Return what was decided under an id, or null."""
+        body = await self._read(lambda connection: rows.queries().read_decision(connection, id=id))
+        return None if body is None else json.loads(body)
+
+    async def decide(self, id: str, decision: dict[str, Any]) -> dict[str, Any]:
+        """Write a decision down, unless one was; the first one stands for ever.
+
+        Returns:
+            the decision that stands.
+        """
+
+        def job(connection: sqlite3.Connection) -> str:
+            body = json.dumps(decision)
+            rows.queries().insert_decision(connection, id=id, decided_at=self.now().timestamp(), body=body)
+            stands: str = rows.queries().read_decision(connection, id=id)
+            return stands
+
+        stands: dict[str, Any] = json.loads(await self._write(job, durable=True))
+        return stands
+
+    async def forget_decisions(self, before: datetime) -> None:
+        """Remove decisions that were made earlier."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            rows.queries().delete_decisions(connection, before=before.timestamp())
+
+        await self._write(job, durable=False)
 
     async def read(self, id: str) -> Entry:
         """Read one entry.
@@ -262,6 +334,13 @@ class Store:
 
     def _failure(self, error: sqlite3.Error) -> StoreError:
         return StoreError(f"the store {self.path} cannot be used: {error}")
+
+
+def _check_parent(parent: Entry | None, id: str) -> None:
+    if parent is None:
+        raise InvalidRequest(f"there is no dispatch {id} to be the parent")
+    if parent.state is State.STOPPING or parent.state.terminal:
+        raise InvalidRequest(f"the parent {id} is {parent.state.value}: nothing is started below it any more")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,249 @@
+"""Many dispatches at once: race, join, settle, one after the other; an owner that goes takes its members along."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import anyio
+
+from agora.client.asking import spec_of
+from agora.client.members import Members, Wanted
+from agora.errors import InvalidRequest, NoneSucceeded
+from agora.model.ids import check_dispatch_id
+from agora.model.record import Record, State
+from agora.model.spec import Spec
+
+
+class HasId(Protocol):
+    """A dispatch in hand."""
+
+    @property
+    def id(self) -> str:
+        """The dispatch id."""
+
+
+#: A handle, or what to dispatch: a spec, or its fields with `target` and `parent` beside them.
+Member = HasId | Spec | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How a race went.
+
+    Parameters:
+        winner: the first that succeeded.
+        losers: what became of every other one, in the order given.
+    """
+
+    winner: Record
+    losers: tuple[Record, ...]
+
+    @property
+    def cancelled(self) -> tuple[str, ...]:
+        """Ids of the losers that were cancelled."""
+        return tuple(record.id for record in self.losers if record.state is State.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What had ended in time, and what was cancelled because it had not.
+
+    Parameters:
+        completed: those that ended by themselves, in the order given.
+        cancelled: those that were cancelled at the timeout, as they ended.
+    """
+
+    completed: tuple[Record, ...]
+    cancelled: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How all of them ended.
+
+    Parameters:
+        succeeded: as they say.
+        failed: failed, timed out or lost.
+        cancelled: as they say.
+    """
+
+    succeeded: tuple[Record, ...]
+    failed: tuple[Record, ...]
+    cancelled: tuple[Record, ...]
+
+
+class Combinators(ABC):
+    """What a client does with many dispatches.
+
+    Members are handles, or specs that are dispatched here. Leaving by an error or by a cancellation cancels the members
+    that were dispatched here (and handles too with `owned`), with the policy `owner_gone`; so does the death of this
+    process, within 30 s, by the background supervisor. With a `key`, members get ids made of it and decisions are
+    written down: the same call after a crash goes on with the same dispatches and gives the same answer.
+    """
+
+    @abstractmethod
+    def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
+        """Make a group of checked members."""
+
+    @abstractmethod
+    async def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
+        """Wait for the end of one."""
+
+    @abstractmethod
+    async def result(self, id: str, *, timeout: float | None = None) -> Record:
+        """Wait for the success of one."""
+
+    async def race(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> Raced:
+        """Wait for the first success, cancel the others, and wait until every one of them is proven to be over.
+
+        Parameters:
+            members: at least one.
+            key: names this call, to take it up again after a crash.
+            owned: cancel handles too when this call is left.
+        Raises:
+            InvalidRequest: there are no members, or one is malformed.
+            NoneSucceeded: all ended otherwise; carries their records.
+        """
+        async with self._group(members, key, owned) as group:
+            decision = None if key is None else await group.decision(key)
+            records: dict[str, Record] = {}
+            if decision is None:
+                async for record in group.ended():
+                    records[record.id] = record
+                    if record.state is State.SUCCEEDED:
+                        decision = {"winner": record.id}
+                        break
+                else:
+                    raise NoneSucceeded(tuple(records[id] for id in group.ids))
+                if key is not None:
+                    decision = await group.decide(key, decision)
+            winner = str(decision["winner"])
+            losers = [id for id in group.ids if id != winner]
+            ended = await group.cancel(losers, f"lost the race against {winner}")
+            return Raced(await self.wait(winner), tuple(ended[id] for id in losers))
+
+    async def join_all(
+        self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
+    ) -> tuple[Record, ...]:
+        """Wait until all have succeeded; raise as soon as one has not, without waiting for the others.
+
+        Parameters:
+            members: at least one.
+            key: names this call, to take it up again after a crash.
+            owned: cancel handles too when this call is left.
+        Returns:
+            their records, in the order given.
+        Raises:
+            InvalidRequest: there are no members, or one is malformed.
+            DispatchCancelled, DispatchFailed, DispatchTimedOut, DispatchLost: of the first that did not succeed.
+        """
+        async with self._group(members, key, owned) as group:
+            records: dict[str, Record] = {}
+            async for record in group.ended():
+                if record.state is not State.SUCCEEDED:
+                    await self.result(record.id)
+                records[record.id] = record
+            return tuple(records[id] for id in group.ids)
+
+    async def join_all_with_timeout(
+        self, members: Sequence[Member], timeout: float, *, key: str | None = None, owned: bool = False
+    ) -> Joined:
+        """Wait for all, cancel at the timeout what has not ended, and wait until that is proven to be over.
+
+        Parameters:
+            members: at least one.
+            timeout: seconds; with a key they count from the first call of that key.
+            key: names this call, to take it up again after a crash.
+            owned: cancel handles too when this call is left.
+        Raises:
+            InvalidRequest: there are no members, or one is malformed.
+        """
+        if not timeout > 0:
+            raise InvalidRequest(f"timeout {timeout!r} is not a number of seconds above 0")
+        async with self._group(members, key, owned) as group:
+            until = group.now() + timedelta(seconds=timeout)
+            if key is not None:
+                decision = await group.decide(key, {"until": until.isoformat()})
+                until = datetime.fromisoformat(decision["until"])
+            records: dict[str, Record] = {}
+            with anyio.move_on_after(max(0.0, (until - group.now()).total_seconds())):
+                async for record in group.ended():
+                    records[record.id] = record
+            late = [id for id in group.ids if id not in records]
+            ended = await group.cancel(late, f"not ended within {timeout:g} s")
+            records |= {id: record for id, record in ended.items() if record.state is not State.CANCELLED}
+            return Joined(
+                tuple(records[id] for id in group.ids if id in records),
+                tuple(ended[id] for id in late if id not in records),
+            )
+
+    async def join_all_settled(
+        self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
+    ) -> Settled:
+        """Wait until all have ended, however they do.
+
+        Parameters:
+            members: at least one.
+            key: names this call, to take it up again after a crash.
+            owned: cancel handles too when this call is left.
+        Raises:
+            InvalidRequest: there are no members, or one is malformed.
+        """
+        async with self._group(members, key, owned) as group:
+            ended = {record.id: record async for record in group.ended()}
+            records = [ended[id] for id in group.ids]
+            return Settled(
+                tuple(record for record in records if record.state is State.SUCCEEDED),
+                tuple(record for record in records if record.state not in (State.SUCCEEDED, State.CANCELLED)),
+                tuple(record for record in records if record.state is State.CANCELLED),
+            )
+
+    async def as_completed(
+        self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
+    ) -> AsyncIterator[Record]:
+        """Yield records in the order in which they end.
+
+        Close the iterator where the loop may be left early (`contextlib.aclosing`): that cancels the members.
+
+        Parameters:
+            members: at least one.
+            key: names this call, to take it up again after a crash.
+            owned: cancel handles too when this call is left.
+        Raises:
+            InvalidRequest: there are no members, or one is malformed.
+        """
+        async with self._group(members, key, owned) as group:
+            async for record in group.ended():
+                yield record
+
+
+def prepared(members: Sequence[Member], key: str | None) -> list[Wanted]:
+    """Check what was given, before anything starts.
+
+    Raises:
+        InvalidRequest: there are no members, one or the key is malformed, or one is given twice.
+    """
+    if not members:
+        raise InvalidRequest("give at least one member")
+    wanted = []
+    for number, member in enumerate(members):
+        id = None if key is None else f"{key}-{number}"
+        if isinstance(member, Spec):
+            wanted.append(Wanted(id, member))
+        elif isinstance(member, Mapping):
+            fields = dict(member)
+            where, above = fields.pop("target", None), fields.pop("parent", None)
+            wanted.append(Wanted(fields.pop("id", id), spec_of(None, fields), where, above))
+        else:
+            wanted.append(Wanted(member.id))
+    for one in wanted:
+        if one.spec is not None and one.id is not None:
+            check_dispatch_id(one.id)
+    given = [one.id for one in wanted if one.id is not None]
+    if len(set(given)) < len(given):
+        raise InvalidRequest("a member is given twice")
+    return wanted

@@ -1,0 +1,215 @@
+"""The members of one group: dispatched together, waited for together, cancelled together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+from agora.client.sending import OWNER_SECONDS, Dispatcher
+from agora.client.supervision import Supervision
+from agora.engine import Engine
+from agora.errors import AgoraError
+from agora.model.cause import Cause
+from agora.model.record import Record
+from agora.model.spec import Spec
+from agora.state import OwnerKept
+
+if TYPE_CHECKING:
+    from agora.client.client import AgoraClient
+
+logger = logging.getLogger(__name__)
+
+#: Leaving takes so long at most; a cancel comes back within 10 (contract 4), in seconds.
+LEAVE_SECONDS = 12.0
+#: The proof of a member's death is waited for so long after its end, in seconds; after that it is told as it is.
+PROOF_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One member.
+
+    Parameters:
+        id: of the dispatch; null for a new one.
+        spec: what to dispatch; null for one that is there.
+        target, parent: as `AgoraClient.dispatch` takes them.
+    """
+
+    id: str | None
+    spec: Spec | None = None
+    target: str | None = None
+    parent: str | None = None
+
+
+class Members:
+    """An async context manager around one group.
+
+    Parameters:
+        client: for cancels and waits.
+        engine, supervision, dispatcher, tasks: the client's parts.
+        wanted: the members.
+        owned: whether those that are there already are ours too.
+        leaving: the cause with which ours are cancelled when the group is left by an error or a cancellation.
+    """
+
+    def __init__(
+        self,
+        client: AgoraClient,
+        engine: Engine,
+        supervision: Supervision,
+        dispatcher: Dispatcher,
+        tasks: anyio.abc.TaskGroup,
+        wanted: Sequence[Wanted],
+        owned: bool,
+        leaving: Cause,
+    ) -> None:
+        self._client = client
+        self._store = engine.store
+        self._supervision = supervision
+        self._dispatcher = dispatcher
+        self._tasks = tasks
+        self._wanted = wanted
+        self._owned = owned
+        self._leaving = leaving
+        self._ids: dict[int, str] = {}
+        self._mine: set[str] = set()
+        self._ended: set[str] = set()
+        self._scope = anyio.CancelScope()
+        self._send, self._receive = anyio.create_memory_object_stream[Record | Exception](len(wanted) + 1)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in the order given."""
+        return [self._ids[number] for number in sorted(self._ids)]
+
+    def now(self) -> datetime:
+        """Return the store's clock."""
+        return self._store.now()
+
+    async def __aenter__(self) -> Members:
+        failures: list[Exception] = []
+
+        async def begin(number: int, one: Wanted) -> None:
+            try:
+                await self._begin(number, one)
+            except AgoraError as error:
+                failures.append(error)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for number, one in enumerate(self._wanted):
+                    tasks.start_soon(begin, number, one)
+            if failures:
+                raise failures[0]
+        except BaseException:
+            await self._cancel_mine()
+            raise
+        self._tasks.start_soon(self._look_after)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._scope.cancel()
+        self._send.close()
+        self._receive.close()
+        if kind is not None:
+            await self._cancel_mine()
+
+    async def _begin(self, number: int, one: Wanted) -> None:
+        if one.spec is not None:
+            entry = await self._dispatcher.dispatch(one.spec, one.target, one.id, one.parent, owned=True)
+        else:
+            entry = await self._store.read(str(one.id))
+        self._ids[number] = entry.id
+        if one.spec is not None or self._owned:
+            self._mine.add(entry.id)
+            await self._store.apply(entry.id, OwnerKept(self._dispatcher.ownership()))
+
+    async def _cancel_mine(self) -> None:
+        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+            async with anyio.create_task_group() as tasks:
+                for id in self._mine - self._ended:
+                    tasks.start_soon(self._cancel_one, id)
+
+    async def _cancel_one(self, id: str) -> None:
+        try:
+            await self._client.cancel(id, cause=self._leaving)
+        except AgoraError as error:
+            # The claim runs out, then the background supervisor does it.
+            logger.warning("dispatch %s: the cancel of its group could not be recorded: %s", id, error)
+
+    async def _look_after(self) -> None:
+        """Tell every end once, and keep the claim on ours up, until the group is left."""
+        with self._scope, ExitStack() as interest:
+            for id in self.ids:
+                interest.enter_context(self._supervision.waiting_for(id))
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._keep)
+                    await self._tell_ends()
+                    tasks.cancel_scope.cancel()
+            except* AgoraError as failed:
+                self._send.send_nowait(failed.exceptions[0])
+
+    async def _keep(self) -> None:
+        while True:
+            await anyio.sleep(OWNER_SECONDS / 3)
+            for id in self._mine - self._ended:
+                await self._store.apply(id, OwnerKept(self._dispatcher.ownership()))
+
+    async def _tell_ends(self) -> None:
+        known: dict[str, int] = {}
+        async with self._store.pulse.listen() as ear:
+            while len(self._ended) < len(self._ids):
+                versions = await self._store.live_versions()
+                for id in self.ids:
+                    if id in self._ended or (id in known and known[id] == versions.get(id)):
+                        continue
+                    entry = await self._store.read(id)
+                    known[id] = entry.version
+                    if entry.state.terminal:
+                        self._ended.add(id)
+                        self._send.send_nowait(entry.public())
+                self._supervision.ensure_foreground()
+                await ear.wait(1.0)
+
+    async def ended(self) -> AsyncIterator[Record]:
+        """Yield every member's record when it has ended."""
+        for _ in self._wanted:
+            told = await self._receive.receive()
+            if isinstance(told, Exception):
+                raise told
+            yield told
+
+    async def cancel(self, ids: Sequence[str], reason: str) -> dict[str, Record]:
+        """Cancel some members and wait until each is proven to be over, or cannot be proven to be."""
+        records: dict[str, Record] = {}
+
+        async def cancel(id: str) -> None:
+            await self._client.cancel(id, reason=reason)
+            record = await self._client.wait(id)
+            with anyio.move_on_after(PROOF_SECONDS):
+                record = await self._client.wait(id, confirmed=True)
+            records[id] = record
+
+        async with anyio.create_task_group() as tasks:
+            for id in ids:
+                tasks.start_soon(cancel, id)
+        return records
+
+    async def decision(self, key: str) -> dict[str, Any] | None:
+        """Return what was decided under a key."""
+        return await self._store.decision(key)
+
+    async def decide(self, key: str, decision: dict[str, Any]) -> dict[str, Any]:
+        """Write a decision down; return the one that stands."""
+        return await self._store.decide(key, decision)

@@ -1,0 +1,338 @@
+"""Groups of dispatches on real processes: who wins, who is cancelled, and that the losers are dead."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
+
+import anyio
+import pytest
+from agora import (
+    AgoraClient,
+    BlockingClient,
+    DispatchCancelled,
+    DispatchFailed,
+    InvalidRequest,
+    NoneSucceeded,
+    Outcome,
+    Record,
+    State,
+)  # fmt: skip
+
+from tests.groups.conftest import alive, failing, running, sleeper, spec, until
+
+pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
+Open = Callable[[], AgoraClient]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use what the client runs on."""
+    return "asyncio"
+
+
+async def test_the_first_success_wins_and_the_losers_are_dead(client: Open) -> None:
+    async with client() as agora:
+        raced = await agora.race([spec(sleeper()), spec(failing()), spec(sleeper(0.2)), spec(sleeper())])
+        assert raced.winner.state is State.SUCCEEDED
+        assert [record.state.value for record in raced.losers] == ["cancelled", "failed", "cancelled"]
+        assert raced.cancelled == (raced.losers[0].id, raced.losers[2].id)
+        for loser in (raced.losers[0], raced.losers[2]):
+            assert loser.confirmed is True
+            assert not alive(loser)
+            assert loser.cause is not None
+            assert loser.cause.reason == f"lost the race against {raced.winner.id}"
+
+
+async def test_a_race_without_a_success_says_how_all_ended(client: Open) -> None:
+    async with client() as agora:
+        with pytest.raises(NoneSucceeded) as raised:
+            await agora.race([spec(failing(3)), spec(failing(4))])
+        assert [record.exit_code for record in raised.value.records] == [3, 4]
+
+
+@pytest.mark.parametrize("verb", ["race", "join_all", "join_all_settled"])
+async def test_no_members_is_an_error_before_anything_starts(client: Open, verb: str) -> None:
+    async with client() as agora:
+        for wrong, words in ([], "at least one"), ([spec(["true"]), {"command": []}], "command"):
+            with pytest.raises(InvalidRequest, match=words):
+                await getattr(agora, verb)(wrong)
+        with pytest.raises(InvalidRequest, match="not a dispatch id"):
+            await getattr(agora, verb)([spec(["true"])], key="No/Such")
+        assert await agora.list() == []
+
+
+async def test_a_join_raises_at_once_with_id_and_cause_and_takes_its_members_along(client: Open) -> None:
+    async with client() as agora:
+        other = await agora.dispatch(**spec(sleeper()))
+        victim = await agora.dispatch(**spec(sleeper()))
+
+        raised: list[DispatchCancelled] = []
+
+        async def join() -> None:
+            try:
+                await agora.join_all([victim, other, spec(sleeper())])
+            except DispatchCancelled as error:
+                raised.append(error)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(join)
+                await until(lambda: has(agora, 3))
+                await victim.cancel(reason="not needed")
+        [error] = raised
+        assert error.record.id == victim.id
+        assert error.cause is not None
+        assert error.cause.reason == "not needed"
+        [mine] = [record for record in await agora.list() if record.id not in (other.id, victim.id)]
+        gone = await agora.wait(mine.id, confirmed=True, timeout=20)
+        assert gone.cause is not None
+        assert (gone.state, gone.cause.policy) == (State.CANCELLED, "owner_gone")
+        assert not alive(gone)
+        assert alive(other.record), "a handle that was passed in goes on"
+        await other.cancel(force=True)
+        await other.wait(confirmed=True, timeout=20)
+
+
+async def test_a_join_gives_all_records_in_order_and_raises_for_a_failure(client: Open) -> None:
+    async with client() as agora:
+        records = await agora.join_all([spec(sleeper(0.3)), spec(["true"])])
+        assert [record.exit_code for record in records] == [0, 0]
+        assert records[0].ended_at is not None
+        assert records[1].ended_at is not None
+        assert records[0].ended_at > records[1].ended_at
+        with pytest.raises(DispatchFailed):
+            await agora.join_all([spec(failing()), spec(["true"])])
+
+
+async def test_what_has_not_ended_in_time_is_cancelled_and_dead(client: Open) -> None:
+    async with client() as agora:
+        joined = await agora.join_all_with_timeout([spec(["true"]), spec(sleeper()), spec(sleeper())], 1.0)
+        assert [record.state for record in joined.completed] == [State.SUCCEEDED]
+        assert [record.state for record in joined.cancelled] == [State.CANCELLED] * 2
+        assert not any(alive(record) for record in joined.cancelled)
+        with pytest.raises(InvalidRequest, match="timeout"):
+            await agora.join_all_with_timeout([spec(["true"])], 0)
+
+
+async def test_all_settled_sorts_by_how_they_ended(client: Open) -> None:
+    async with client() as agora:
+        stopped = await agora.dispatch(**spec(sleeper()))
+        await stopped.cancel()
+        settled = await agora.join_all_settled([spec(["true"]), spec(failing()), stopped])
+        assert [len(part) for part in (settled.succeeded, settled.failed, settled.cancelled)] == [1, 1, 1]
+        assert settled.cancelled[0].id == stopped.id
+
+
+async def test_records_come_in_the_order_of_their_ends_and_leaving_early_cancels(client: Open) -> None:
+    async with client() as agora:
+        async with aclosing(agora.as_completed([spec(sleeper()), spec(failing()), spec(sleeper())])) as ended:
+            async for record in ended:
+                assert record.state is State.FAILED
+                break
+        rest = [record for record in await agora.list() if record.state is not State.FAILED]
+        assert len(rest) == 2
+        for record in rest:
+            over = await agora.wait(record.id, confirmed=True, timeout=20)
+            assert over.cause is not None
+            assert (over.state, over.cause.policy) == (State.CANCELLED, "owner_gone")
+            assert not alive(over)
+
+
+async def test_cancelling_who_waits_for_a_group_cancels_what_it_dispatched(client: Open) -> None:
+    async with client() as agora:
+        handle = await agora.dispatch(**spec(sleeper()))
+        for owned in (False, True):
+            with anyio.move_on_after(0.5):
+                await agora.join_all_settled([handle, spec(sleeper())], owned=owned)
+            live = {record.id for record in await agora.list(states=[State.RUNNING])}
+            assert live == (set() if owned else {handle.id})
+        assert (await handle.wait(confirmed=True, timeout=20)).cause is not None
+
+
+OWNER = """
+import sys, anyio
+from agora import AgoraClient
+from agora.client import members, sending
+members.OWNER_SECONDS = sending.OWNER_SECONDS = 3.0
+async def main():
+    async with AgoraClient() as agora:
+        await agora.race([{"command": ["sleep", "600"], "grace": 2}] * 2, key="crash")
+anyio.run(main)
+"""
+
+
+async def has(agora: AgoraClient, count: int) -> bool:
+    """Whether so many run."""
+    return await running(agora) >= count
+
+
+def test_a_dead_owner_takes_its_members_along_by_the_background_supervisor() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER])
+    try:
+        with BlockingClient() as agora:
+            patiently(lambda: len(agora.list(states=[State.RUNNING])) == 2)
+            [first, _] = agora.list()
+            begun = time.monotonic()
+            patiently(lambda: time.monotonic() - begun > 5)
+            assert agora.get(first.id).state is State.RUNNING, "the owner keeps its claim up"
+    finally:
+        owner.kill()
+        owner.wait()
+    # Nobody waits for them now: this only reads the store, once the background supervisor has done it.
+    with BlockingClient() as agora:
+        patiently(lambda: all(record.state is State.CANCELLED for record in agora.list()))
+        for record in agora.list():
+            assert record.cause is not None
+            assert record.cause.policy == "owner_gone"
+            patiently(partial(gone, record))
+
+
+def gone(record: Record) -> bool:
+    """Whether the workload's own process is gone."""
+    return not alive(record)
+
+
+def patiently(question: Callable[[], bool], seconds: float = 30) -> None:
+    """Ask until the answer is yes, for a bounded time."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < deadline, "never came true"
+        time.sleep(0.05)
+
+
+KEYED = """
+import json, os, signal, sys, anyio
+from agora import AgoraClient
+slow, fast = {"command": ["sleep", "600"], "grace": 2}, {"command": ["true"]}
+async def main():
+    async with AgoraClient() as agora:
+        members = [dict(slow), dict(fast), dict(fast)]
+        group = agora._group
+        def dying(*arguments):
+            made = group(*arguments)
+            decide = made.decide
+            async def decide_and_die(key, decision):
+                await decide(key, decision)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "die" in sys.argv:
+                made.decide = decide_and_die
+            return made
+        agora._group = dying
+        raced = await agora.race(members, key="once")
+        print(json.dumps({"winner": raced.winner.id, "cancelled": raced.cancelled}))
+anyio.run(main)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_the_same_call_after_a_crash_gives_the_same_answer() -> None:
+    died = subprocess.run([sys.executable, "-c", KEYED, "die"], check=False, timeout=50, capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    answers = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KEYED], check=True, timeout=50, capture_output=True, text=True)
+        answers.append(json.loads(done.stdout))
+    assert answers[0] == answers[1]
+    assert answers[0]["winner"] in ("once-1", "once-2")
+    with BlockingClient() as agora:
+        records = agora.list()
+        assert {record.id for record in records} == {"once-0", "once-1", "once-2"}
+        assert not any(alive(record) for record in records)
+
+
+async def test_a_timeout_with_a_key_counts_from_the_first_call(client: Open) -> None:
+    async with client() as agora:
+        with anyio.move_on_after(0.6):
+            await agora.join_all_with_timeout([spec(sleeper(), id="late-1")], 1.5, key="late")
+        began = time.monotonic()
+        handle = await agora.dispatch(**spec(sleeper()))
+        joined = await agora.join_all_with_timeout([handle], 1.5, key="late")
+        assert [record.id for record in joined.cancelled] == [handle.id]
+        assert time.monotonic() - began < 1.4, "the clock was not started anew"
+
+
+async def test_cancelling_a_parent_cancels_all_below_it_and_tells_of_each(client: Open) -> None:
+    async with client() as agora:
+        parent = await agora.dispatch(**spec(sleeper()))
+        child = await agora.dispatch(**spec(sleeper()), parent=parent.id)
+        ended = await agora.dispatch(command=["true"], parent=parent.id)
+        grandchild = await agora.dispatch(**spec(sleeper()), parent=child.id)
+        stranger = await agora.dispatch(**spec(sleeper()))
+        await ended.wait(timeout=20)
+        result = await parent.cancel(reason="budget")
+        assert {(one.id, one.outcome) for one in result.children} == {
+            (child.id, Outcome.STOPPING), (grandchild.id, Outcome.STOPPING),
+        }  # fmt: skip
+        for handle in (parent, child, grandchild):
+            record = await handle.wait(confirmed=True, timeout=20)
+            assert record.state is State.CANCELLED
+            assert not alive(record)
+        cause = (await child.get()).cause
+        assert cause is not None
+        assert (cause.actor, cause.policy, cause.reason) == (
+            "ann", "parent_cancelled", f"{parent.id} was stopped: budget",
+        )  # fmt: skip
+        assert (await ended.get()).state is State.SUCCEEDED
+        assert alive(stranger.record)
+        for late in (parent.id, "nobody"):
+            with pytest.raises(InvalidRequest, match=late):
+                await agora.dispatch(command=["true"], parent=late)
+        await stranger.cancel(force=True)
+        await stranger.wait(confirmed=True, timeout=20)
+
+
+async def test_a_child_whose_backend_does_not_answer_is_told_apart_and_follows(client: Open) -> None:
+    async with client() as agora:
+        parent = await agora.dispatch(**spec(sleeper()))
+        child = await agora.dispatch(**spec(sleeper()), parent=parent.id)
+        shim = int(child.record.native["shim"])
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            result = await parent.cancel()
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        assert result.delivered is True
+        [told] = result.children
+        assert (told.id, told.state) == (child.id, State.STOPPING)
+        assert (await child.wait(confirmed=True, timeout=30)).state is State.CANCELLED
+
+
+PARENT = """
+import anyio
+from agora import AgoraClient
+async def main():
+    async with AgoraClient() as agora:
+        await (await agora.dispatch(command=["sleep", "600"], grace=2)).wait()
+anyio.run(main)
+"""
+
+
+async def test_what_a_workload_dispatches_goes_with_it(client: Open) -> None:
+    async with client() as agora:
+        parent = await agora.dispatch(command=[sys.executable, "-c", PARENT], grace=2)
+        await until(lambda: has(agora, 2))
+        result = await parent.cancel()
+        [told] = result.children
+        child = await agora.wait(told.id, confirmed=True, timeout=30)
+        assert child.state is State.CANCELLED
+        assert not alive(child)
+        await parent.wait(confirmed=True, timeout=30)
+
+
+def test_the_blocking_twin_races_and_lets_go() -> None:
+    with BlockingClient(actor="ann") as agora:
+        raced = agora.race([spec(sleeper()), spec(["true"])])
+        assert raced.cancelled == (raced.losers[0].id,)
+        assert not alive(raced.losers[0])
+        for record in agora.as_completed([spec(sleeper()), spec(failing())]):
+            assert record.state is State.FAILED
+            break
+        patiently(lambda: not agora.list(live=True))
+        states = [record.state for record in agora.list()]
+        assert sorted(states) == [State.CANCELLED, State.CANCELLED, State.FAILED, State.SUCCEEDED]
