@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -244,6 +245,9 @@ class Arena:
             for probe in self._started:
                 with contextlib.suppress(AgoraError, Verdict, TimeoutError):
                     await probe.finish()
+            for client in self._clients.values():
+                with contextlib.suppress(AgoraError):
+                    await client.prune(timedelta(0))  # what is left after that was left behind
             for hooks in self._hooks:
                 with contextlib.suppress(AgoraError, Verdict):
                     await hooks.close()

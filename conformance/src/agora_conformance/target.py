@@ -110,7 +110,7 @@ class ConformanceTarget:
         gone_program: a command whose program does not exist on this backend.
         never_forgets: why the backend cannot lose its record of a workload that lives; empty where it can.
         configured: makes the target anew for a table that `--target-config` names, where more than the table
-            depends on it: an emulator by default, say, and a real backend with a table.
+            depends on it: an emulator by default, say, and a real backend with a table; its `config` is used then.
     """
 
     provider: str

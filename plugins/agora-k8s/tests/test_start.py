@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_server_errors_and_throttling_are_waited_out(hands: Hands) -> None:
     hands.emulator.faults.throttle(1, retry_after=1, verb="list", resource="pods")
     handle = hands.start()
     hands.ready(handle)
+
+
+def test_a_server_that_names_a_time_is_left_alone_for_so_long(hands: Hands) -> None:
+    before = len(hands.emulator.faults.requests("list", "pods"))
+    hands.emulator.faults.throttle(1, retry_after=1, verb="list", resource="pods")
+    began = time.monotonic()
+    hands.api.list("pods", "a=b")
+    assert time.monotonic() - began >= 1
+    assert len(hands.emulator.faults.requests("list", "pods")) - before == 2
 
 
 def test_a_server_that_stays_busy_is_unreachable_in_time(hands: Hands) -> None:

@@ -13,6 +13,7 @@ from agora.errors import Unreachable
 from agora.model.observation import Handle, Observation, Phase, ReceiptKind
 from agora_k8s import names
 from agora_k8s.api import STRATEGIC_PATCH
+from agora_k8s.cluster import Cluster
 from k8s_harness import GRACEFUL, STUBBORN, Hands, eventually
 
 pytestmark = pytest.mark.backend("k8s")
@@ -201,3 +202,25 @@ def test_a_held_pod_is_the_record_where_the_job_is_gone(hands: Hands) -> None:
     hands.provider.release(handle)
     eventually(lambda: not hands.pods(handle))
     assert list(hands.provider.list_owned(hands.installation)) == []
+
+
+def test_a_namesake_of_what_is_meant_is_never_touched(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, id="0" * 26)
+    hands.ready(handle)
+    earlier_job, [earlier_pod] = hands.job(handle), hands.pods(handle)
+    assert earlier_job is not None
+    cluster = Cluster(hands.api)
+    for item in (earlier_job, earlier_pod):  # as they were, under names that others have by now
+        item["metadata"] = {**item["metadata"], "uid": "an-earlier-one"}
+    assert hands.api.delete("pods", earlier_pod, gracePeriodSeconds=2) is None
+    assert hands.api.delete("jobs", earlier_job, propagationPolicy="Background") is None
+    assert cluster.mark_pod(earlier_pod, "a note", hold=True) is None
+    cluster.suspend(earlier_job, {names.CAUSE: "a note"})
+    assert cluster.record(earlier_job, Observation(phase=Phase.ENDED, exit_code=0)) is False
+    job, [pod] = hands.job(handle), hands.pods(handle)
+    assert job is not None
+    assert (job["spec"].get("suspend", False), names.CAUSE in job["metadata"].get("annotations", {})) == (False, False)
+    assert names.RESULT not in job["metadata"].get("annotations", {})
+    assert "deletionTimestamp" not in pod["metadata"]
+    assert names.FINALIZER not in pod["metadata"]["finalizers"]
+    assert names.CAUSE not in pod["metadata"].get("annotations", {})

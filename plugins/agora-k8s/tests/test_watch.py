@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from agora.errors import AgoraError
 from agora.model.observation import EndedBy, Handle, Phase
+from agora_conformance.emulators.k8s import K8sEmulator
+from agora_k8s import watch
 from k8s_harness import GRACEFUL, Hands, Sink, eventually
 
 pytestmark = pytest.mark.backend("k8s")
@@ -19,13 +24,13 @@ def sink(hands: Hands) -> Iterator[Sink]:
     """A sink with a watch that stands."""
     made = Sink()
 
-    def watch() -> None:
+    def listen() -> None:
         try:
             hands.provider.watch(made)
         except AgoraError as error:
             made.error = error
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     eventually(lambda: made.up)
     yield made
@@ -72,15 +77,34 @@ def test_a_broken_watch_is_healed_by_a_list(hands: Hands, sink: Sink, fault: str
     assert sink.error is None
 
 
-def test_events_that_are_lost_are_found_by_the_next_list(hands: Hands, sink: Sink) -> None:
+@pytest.mark.parametrize("fault", ["expire", "cut_watches"])
+def test_events_that_are_lost_are_found_by_the_next_list(hands: Hands, sink: Sink, fault: str) -> None:
     handle = start(hands, sink)
     eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
     hands.emulator.faults.lose_events(50, resource="pods")
     hands.stop(handle)
     assert hands.end(handle).exit_code == 42
     hands.emulator.faults.clear()
-    hands.emulator.faults.expire()
+    getattr(hands.emulator.faults, fault)()
     eventually(lambda: sink.last(handle).phase is Phase.ENDED or handle.id in sink.asked)
+
+
+def test_bookmarks_keep_a_quiet_watch_from_falling_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_WATCH_SECONDS", 1)
+    with K8sEmulator(bookmarks=0.2, history=10) as emulator:
+        hands = Hands(emulator, tmp_path)
+        out: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
+        stream = watch.Stream(hands.api, "pods", "a=b", out)
+        stream.start()
+        assert out.get(timeout=15)[0] == "list"
+        for number in range(30):  # more than the server remembers, and nothing of it for this watch
+            hands.api.create("secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"s{number}"}})
+        began = len(emulator.faults.requests("watch", "pods"))
+        eventually(lambda: len(emulator.faults.requests("watch", "pods")) >= began + 2)
+        assert len(emulator.faults.requests("list", "pods")) == 1, "it went on from where its bookmarks stood"
+        stream.close()
+        stream.join(5)
+        assert not stream.is_alive()
 
 
 def test_a_watch_that_always_fails_makes_few_requests(hands: Hands, sink: Sink) -> None:

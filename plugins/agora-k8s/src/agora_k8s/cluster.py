@@ -117,7 +117,7 @@ class Cluster:
             try:
                 self.api.patch("jobs", current["metadata"]["name"], {"metadata": metadata})
             except Refusal as error:
-                if error.status not in (404, 409):
+                if error.status not in (404, 409) and not is_another(error):
                     raise
             else:
                 return True
@@ -136,7 +136,7 @@ class Cluster:
         try:
             return self.api.patch("pods", pod["metadata"]["name"], {"metadata": metadata}, STRATEGIC_PATCH)
         except Refusal as error:
-            # 422 or 403: nothing may be held any more once its deletion has begun.
+            # 422 or 403: it is another one, or nothing may be held any more since its deletion has begun.
             if error.status in (403, 404, 409, 422):
                 return None
             raise
@@ -152,8 +152,13 @@ class Cluster:
         try:
             self.api.patch(kind, item["metadata"]["name"], body, how)
         except Refusal as error:
-            if error.status not in (404, 409):
+            if error.status not in (404, 409) and not is_another(error):
                 raise
+
+
+def is_another(error: Refusal) -> bool:
+    """Whether a change was refused because a later object has the name; its uid is the precondition."""
+    return error.status == 422 and "metadata.uid" in str(error)
 
 
 def installation_selector(installation: str) -> str:

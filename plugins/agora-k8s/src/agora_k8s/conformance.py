@@ -22,6 +22,7 @@ from agora_k8s.api import Api
 from agora_k8s.cluster import Cluster, installation_selector
 from agora_k8s.config import K8sConfig
 from agora_k8s.connect import connect
+from agora_k8s.testing.gateway import Gateway
 
 #: What the probe runs in; any image with a POSIX shell, `od` and `setsid` does.
 IMAGE = "busybox:1.36"
@@ -204,6 +205,27 @@ class EmulatorEyes(ClusterEyes):
         self._cluster.start().faults.mend(installation_selector(installation))
 
 
+class GatewayEyes(ClusterEyes):
+    """What the API of a real cluster shows, and a hand on the way to it.
+
+    Parameters:
+        config: the target's table, as somebody wrote it.
+        gateway: all requests of the suite's clients go through it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def cut(self, installation: str, dispatch_id: str) -> None:
+        """Cut the API off for one installation: every list and watch of its objects, and so every look and stop."""
+        self._gateway.cut(installation_selector(installation))
+
+    def heal(self, installation: str, dispatch_id: str) -> None:
+        """Let that installation in again."""
+        self._gateway.heal(installation_selector(installation))
+
+
 def configuration(**values: Any) -> dict[str, Any]:
     """Return a target's table that suits the probe."""
     return {"image": IMAGE, "defaults": {"run_as_user": USER}, **values}
@@ -225,17 +247,34 @@ def _emulated() -> ConformanceTarget:
     )
 
 
-def _real(config: Mapping[str, Any]) -> ConformanceTarget:
-    """Return the target for a cluster that somebody has configured."""
-    eyes = ClusterEyes(config)
+def _real(table: Mapping[str, Any]) -> ConformanceTarget:
+    """Return the target for a cluster that somebody has configured.
+
+    Parameters:
+        table: the target's table, and in `[conformance]` an `entrypoint_image`: one whose own ENTRYPOINT would end
+            with another code than the probe.
+    """
+    config = dict(table)
+    images = config.pop("conformance", {})
+    connection = connect("the conformance suite", K8sConfig.model_validate(config))
+    gateway = Gateway(connection)
+    folder = tempfile.TemporaryDirectory(prefix="agora-k8s-")
+    atexit.register(folder.cleanup)
+    way = {"kubeconfig": str(gateway.kubeconfig(Path(folder.name) / "kubeconfig")), "namespace": connection.namespace}
+    rest = {name: value for name, value in config.items() if name not in ("context", "in_cluster")}
+    eyes = GatewayEyes(config, gateway)
+
+    def with_entrypoint(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
+        return {**probe_spec(script, arguments), "image": images["entrypoint_image"]}
+
     return replace(
         TARGET,
-        config=config,
+        config={**rest, **way},
         overhead=2.5,
         emulated=False,
         eyes=eyes,
         backend=lambda: Backend("Kubernetes", eyes.version()),
-        variants={},
+        variants={"entrypoint": with_entrypoint} if "entrypoint_image" in images else {},
     )
 
 

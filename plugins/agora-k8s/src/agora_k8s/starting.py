@@ -10,7 +10,7 @@ from agora.model.spec import Spec
 
 from agora_k8s import manifest, names
 from agora_k8s.api import Refusal
-from agora_k8s.cluster import Cluster, Item
+from agora_k8s.cluster import Cluster, Item, is_another
 from agora_k8s.config import K8sConfig
 
 _RETRIES = 8
@@ -127,7 +127,7 @@ class Starter:
                     "jobs", job["metadata"]["name"], {"metadata": metadata, "spec": {"suspend": False}}
                 )
             except Refusal as error:
-                if error.status != 409:
+                if error.status != 409 and not is_another(error):
                     raise
             current = self._api.get("jobs", job["metadata"]["name"])
             if current is None or current["metadata"]["uid"] != job["metadata"]["uid"]:

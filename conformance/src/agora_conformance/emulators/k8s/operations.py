@@ -22,8 +22,10 @@ from agora_conformance.emulators.k8s.errors import (
     already_exists,
     bad_request,
     expired,
+    invalid,
     modified,
     not_found,
+    precondition,
 )
 from agora_conformance.emulators.k8s.faults import Faults
 from agora_conformance.emulators.k8s.resources import ACCESS_REVIEWS, JOBS, NAMESPACES, PODS
@@ -197,6 +199,12 @@ class Operations:
         version = (asked.get("metadata") or {}).get("resourceVersion")
         if version and version != found["metadata"]["resourceVersion"]:
             raise modified(route.resource, route.name)
+        uid = (asked.get("metadata") or {}).get("uid") or found["metadata"]["uid"]
+        if uid != found["metadata"]["uid"]:
+            if whole:
+                raise precondition(route.resource, route.name, uid, found["metadata"]["uid"])
+            problem = f'Invalid value: "{uid}": field is immutable'
+            raise invalid(route.resource, route.name, "metadata.uid", problem)
         new = _allowed(found, asked, route.subresource)
         if whole and route.resource is JOBS and not route.subresource:
             new["spec"] = {**found["spec"], **new["spec"]}
