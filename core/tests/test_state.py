@@ -321,6 +321,15 @@ class Dispatches(RuleBasedStateMachine):
             assert self.history.submitter[0] == owner, "a claim was taken from its holder"
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
 
+    @rule(owner=owners)
+    def owner_kept(self, owner: str) -> None:
+        self._release()
+        over = self._held_end()
+        may = over is None and not self.entry.state.terminal and self.entry.state is not State.STOPPING
+        kept = self.feed(facts.OwnerKept(self.lease(owner)), over)
+        assert kept is may
+        assert not kept or self.entry.owned == self.lease(owner)
+
     @rule(owner=st.sampled_from([None, *OWNERS]), first=st.none() | observations, pause=pauses)
     def started(self, owner: str | None, first: Observation | None, pause: float = 0.0) -> None:
         self.now += timedelta(seconds=pause)

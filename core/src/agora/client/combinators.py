@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -204,7 +204,7 @@ class Combinators(ABC):
 
     async def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
-    ) -> AsyncIterator[Record]:
+    ) -> AsyncGenerator[Record, None]:
         """Yield records in the order in which they end.
 
         Close the iterator where the loop may be left early (`contextlib.aclosing`): that cancels the members.
