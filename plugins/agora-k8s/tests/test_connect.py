@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,38 @@ def test_a_kubeconfig_that_is_set_late_is_used(
     assert (made.url(""), made.namespace) == (emulator.url, "kube-system")
     assert connect("t", K8sConfig(namespace="other")).namespace == "other"
     assert "late" in made.source
+
+
+@pytest.mark.parametrize("config", [{"in_cluster": True}, {}], ids=["asked for", "found"])
+def test_in_a_pod_its_own_service_account_is_used(
+    config: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.config import incluster_config  # type: ignore[import-untyped]
+
+    for name, text in (("token", "first"), ("ca.crt", "a certificate"), ("namespace", "workloads\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr("agora_k8s.connect._ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no kubeconfig is
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    made = connect("t", K8sConfig.model_validate(config))
+    assert (made.url("/api"), made.namespace) == ("https://10.96.0.1:443/api", "workloads")
+    assert made.client.configuration.verify_ssl
+    assert made.client.configuration.ssl_ca_cert == str(tmp_path / "ca.crt")
+    assert made.headers()["authorization"] == "bearer first"
+    assert "service account" in made.source
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(minutes=2)
+
+    (tmp_path / "token").write_text("second")
+    monkeypatch.setattr(incluster_config.datetime, "datetime", Later)
+    assert made.headers()["authorization"] == "bearer second", "a token of a pod lives for an hour"
 
 
 @pytest.mark.parametrize("config", [{"kubeconfig": "/no/such/file"}, {"context": "none"}, {"in_cluster": True}])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from agora.errors import Unreachable
+from agora.errors import ProviderError, Unreachable
 from agora.model.observation import Handle, Observation, Phase, ReceiptKind
 from agora_k8s import names
 from agora_k8s.api import STRATEGIC_PATCH
@@ -17,6 +21,8 @@ from agora_k8s.cluster import Cluster
 from k8s_harness import GRACEFUL, STUBBORN, Hands, eventually
 
 pytestmark = pytest.mark.backend("k8s")
+
+KUBECTL = shutil.which("kubectl")
 
 
 def notes(hands: Hands, handle: Handle) -> dict[str, str]:
@@ -111,6 +117,36 @@ def test_a_stop_whose_answer_is_lost_is_still_the_cause_of_the_end(hands: Hands)
     assert (seen.exit_code, seen.stop_reached, seen.ended_by) == (42, None, None)
 
 
+def test_an_end_between_the_mark_and_the_delete_is_its_own(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = hands.start("echo ready; sleep 2; exit 7")
+    hands.ready(handle)
+    delete = hands.api.delete
+
+    def late(kind: str, item: dict[str, Any], **options: Any) -> Any:
+        eventually(lambda: "terminated" in hands.pods(handle)[0]["status"]["containerStatuses"][0]["state"])
+        return delete(kind, item, **options)
+
+    monkeypatch.setattr(hands.api, "delete", late)
+    receipt = hands.stop(handle)
+    assert receipt.kind is ReceiptKind.ALREADY_EXITED
+    assert receipt.observation is not None
+    assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (7, False)
+    monkeypatch.undo()
+    hands.observe(handle)
+    eventually(lambda: not hands.pods(handle))
+    assert (hands.observe(handle).exit_code, hands.observe(handle).stop_reached) == (7, False)
+
+
+def test_an_end_is_written_down_once(hands: Hands) -> None:
+    handle = hands.start("exit 0")
+    job, cluster = hands.job(handle), Cluster(hands.api)
+    assert job is not None
+    first, second = (Observation(phase=Phase.ENDED, exit_code=code) for code in (1, 2))
+    assert cluster.record(job, first)
+    assert cluster.record(job, second), "something stands there"
+    assert json.loads(notes(hands, handle)[names.RESULT])["exit_code"] == 1
+
+
 def test_an_unschedulable_pod_is_stopped_before_it_starts(hands: Hands) -> None:
     handle = hands.start(options={"node_selector": {"disk": "none"}})
     eventually(lambda: hands.observe(handle).reason == "unschedulable")
@@ -174,7 +210,24 @@ def test_only_pods_that_we_stop_are_held(hands: Hands) -> None:
     assert names.FINALIZER not in pod["metadata"]["finalizers"]
 
 
-def test_the_documented_patch_lets_a_held_pod_go(hands: Hands) -> None:
+def _by_api(hands: Hands, pod: str, patch: str, folder: Path) -> None:
+    # What `kubectl patch` sends without --type.
+    hands.api.patch("pods", pod, json.loads(patch), STRATEGIC_PATCH)
+
+
+def _by_kubectl(hands: Hands, pod: str, patch: str, folder: Path) -> None:
+    if KUBECTL is None:
+        pytest.skip("not tested: kubectl is not installed")
+    way = ["--kubeconfig", str(hands.emulator.kubeconfig(folder / "admin")), "--cache-dir", str(folder / "cache")]
+    command = [KUBECTL, *way, "patch", "pod", pod, "-n", "default", "-p", patch]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("send", [_by_api, _by_kubectl], ids=["api", "kubectl"])
+def test_the_documented_patch_lets_a_held_pod_go(
+    send: Callable[[Hands, str, str, Path], None], hands: Hands, tmp_path: Path
+) -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     found = re.search(r"kubectl patch pod POD -n NAMESPACE -p '(.*)'", page)
     assert found is not None
@@ -184,10 +237,24 @@ def test_the_documented_patch_lets_a_held_pod_go(hands: Hands) -> None:
     eventually(lambda: hands.pods(handle)[0]["status"]["phase"] == "Failed")
     [pod] = hands.pods(handle)
     assert names.FINALIZER in pod["metadata"]["finalizers"]
-    # What `kubectl patch` sends without --type.
-    hands.api.patch("pods", pod["metadata"]["name"], json.loads(found[1]), STRATEGIC_PATCH)
+    send(hands, pod["metadata"]["name"], found[1], tmp_path)
     eventually(lambda: not hands.pods(handle))
     eventually(lambda: (hands.job(handle) or {})["status"].get("failed") == 1)
+
+
+def test_what_lives_is_not_released(hands: Hands) -> None:
+    handle = hands.start(STUBBORN)
+    hands.ready(handle)
+    with pytest.raises(ProviderError, match="has not ended"):
+        hands.provider.release(handle)
+    hands.stop(handle, grace=3)
+    with pytest.raises(ProviderError, match="has not ended"):
+        hands.provider.release(handle)
+    assert hands.processes(handle)
+    assert hands.job(handle) is not None
+    assert hands.end(handle).exit_code == 137
+    hands.provider.release(handle)
+    eventually(lambda: hands.job(handle) is None)
 
 
 def test_a_held_pod_is_the_record_where_the_job_is_gone(hands: Hands) -> None:
@@ -205,7 +272,7 @@ def test_a_held_pod_is_the_record_where_the_job_is_gone(hands: Hands) -> None:
 
 
 def test_a_namesake_of_what_is_meant_is_never_touched(hands: Hands) -> None:
-    handle = hands.start(STUBBORN, id="0" * 26)
+    handle = hands.start(STUBBORN)
     hands.ready(handle)
     earlier_job, [earlier_pod] = hands.job(handle), hands.pods(handle)
     assert earlier_job is not None

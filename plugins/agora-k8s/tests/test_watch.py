@@ -65,6 +65,15 @@ def test_an_exit_code_is_pushed_before_the_record_is_gone(hands: Hands, sink: Si
     assert hands.observe(handle).exit_code == 42, "and it was written on the Job"
 
 
+def test_the_last_state_of_a_deleted_record_is_its_end(hands: Hands, sink: Sink) -> None:
+    handle = start(hands, sink)
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.emulator.faults.lose_events(50, resource="pods", type="MODIFIED")
+    hands.api.delete("pods", hands.pods(handle)[0])
+    eventually(lambda: sink.last(handle).phase is Phase.ENDED)
+    assert (sink.last(handle).exit_code, sink.last(handle).ended_by) == (42, EndedBy.EXTERNAL)
+
+
 @pytest.mark.parametrize("fault", ["expire", "cut_watches"])
 def test_a_broken_watch_is_healed_by_a_list(hands: Hands, sink: Sink, fault: str) -> None:
     handle = start(hands, sink)

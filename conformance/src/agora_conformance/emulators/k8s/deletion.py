@@ -8,7 +8,7 @@ from typing import Self
 
 from agora_conformance.emulators.k8s.clock import Clock, parse
 from agora_conformance.emulators.k8s.errors import Object, invalid, precondition
-from agora_conformance.emulators.k8s.resources import JOBS, PODS, Resource
+from agora_conformance.emulators.k8s.resources import JOBS, NAMESPACES, PODS, Resource
 from agora_conformance.emulators.k8s.store import Store
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -141,12 +141,15 @@ class Deleter:
         finalizers = [one for one in found["metadata"].get("finalizers", []) if one not in (ORPHAN, FOREGROUND)]
         if wanted:
             finalizers.append(wanted)
-        if not finalizers:
+        if not finalizers and resource is not NAMESPACES:  # a namespace goes once it is empty
             return self._store.remove(resource, namespace, name), True
 
         def mark(item: Object) -> None:
             meta = item["metadata"]
-            meta["finalizers"] = finalizers
+            if finalizers:
+                meta["finalizers"] = finalizers
+            if resource is NAMESPACES:
+                item["status"] = {**(item.get("status") or {}), "phase": "Terminating"}
             if not meta.get("deletionTimestamp"):
                 meta["deletionTimestamp"] = self._clock.server()
                 meta["deletionGracePeriodSeconds"] = 0
