@@ -1,0 +1,251 @@
+"""What the async and the blocking worker share: the handler, the terminal claim, the stages of the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from agora.worker import children, stages
+from agora.worker.outbox import Outbox
+from agora.worker.secrets import Secrets
+from agora.worker.sinks import ways_out
+from agora.worker.surroundings import Surroundings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FrameType
+    from typing import Any
+
+    from agora.worker.channels import Channel
+
+#: What a cancelled program exits with: 128 + SIGTERM, as a shell would say it. Nothing is concluded from it.
+EXIT_CODE = 143
+#: Progress and heartbeats are told no more often than so, in seconds.
+PROGRESS_SECONDS, HEARTBEAT_SECONDS = 1.0, 10.0
+#: How long the end of a program that was not cancelled may take to get its last events out and to let go, in seconds.
+FINISH_SECONDS = 5.0
+
+
+class Cancelled(BaseException):
+    """SIGTERM came; raised where the program is, so that `finally` and `with` clean up. Not an `Exception`: a program
+    that goes on after any error does not go on after this one."""
+
+
+class WorkerError(RuntimeError):
+    """The worker is used as it cannot be."""
+
+
+class BaseWorker:
+    """The inside of a workload; see `Worker` and `BlockingWorker`.
+
+    Parameters:
+        grace: seconds between SIGTERM and SIGKILL; by default what the dispatch has, else 30.
+        budgets: seconds of the stages by name, where `budgets(grace)` is not wanted.
+        progress_every, heartbeat_every: seconds between two events of a kind, at least.
+    """
+
+    def __init__(
+        self,
+        *,
+        grace: float | None = None,
+        budgets: Mapping[str, float] | None = None,
+        progress_every: float = PROGRESS_SECONDS,
+        heartbeat_every: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self._grace = grace
+        self._chosen = dict(budgets or {})
+        if unknown := self._chosen.keys() - {stage.name for stage in stages.STAGES}:
+            raise ValueError(f"no such stage: {sorted(unknown)}")
+        self._every = {"dispatch.progress": progress_every, "dispatch.heartbeat": heartbeat_every}
+        self._end: dict[str, str] = {}
+        self._pid = 0
+        self._previous: Any = None
+        self._inside = False
+        self._heard = False
+        self._callbacks: list[Callable[[], object]] = []
+        self._channels: list[Channel] = []
+        self._told = threading.Event()
+        self._left = threading.Event()
+        self._over = threading.Event()
+        self.outcomes: dict[str, str] = {}
+
+    # --- what the program uses --------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether SIGTERM came before the program was through."""
+        return self._end.get("as") == "cancelled"
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Have something called when SIGTERM comes, in a thread of its own, all of them at once.
+
+        Parameters:
+            callback: what to call; it shares the time of the stage `program`.
+        """
+        self._callbacks.append(callback)
+
+    def progress(
+        self, done: float | None = None, total: float | None = None, message: str | None = None, **more: object
+    ) -> None:
+        """Say how far the program is; returns at once, and the latest word wins where it says so too often.
+
+        Parameters:
+            done, total: how much of how much, in a unit of the program's own.
+            message: a line for people.
+            more: further values that JSON has.
+        Raises:
+            TypeError, ValueError: the values are no JSON, or more than 3,000 bytes.
+        """
+        told = {"done": done, "total": total, "message": message, **more}
+        self._outbox.put("dispatch.progress", {name: value for name, value in told.items() if value is not None})
+
+    def heartbeat(self) -> None:
+        """Say that the program gets on; call it from where the work is done."""
+        self._outbox.put("dispatch.heartbeat", {})
+
+    @property
+    def secrets(self) -> Secrets:
+        """The inline secrets of the dispatch; they are removed at the end."""
+        return self._secrets
+
+    @property
+    def undelivered(self) -> tuple[bytes, ...]:
+        """Events that nobody has taken yet, as JSON."""
+        return self._outbox.undelivered
+
+    def use(self, channel: Channel) -> None:
+        """Have a channel released at the end, whatever the end is.
+
+        Parameters:
+            channel: what has subscriptions.
+        """
+        self._channels.append(channel)
+
+    # --- begin and finish -------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Take over SIGTERM, first of all, then look around."""
+        if self._pid:
+            raise WorkerError("a worker is entered once; make another one")
+        if threading.current_thread() is not threading.main_thread():
+            raise WorkerError("a worker is entered in the main thread: Python lets no other handle signals")
+        self._pid = os.getpid()
+        self._pipe, self._pipe_write = os.pipe()
+        os.set_blocking(self._pipe_write, False)
+        self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        # Written to by the interpreter's own handler, so it is heard of even while the main thread is in C code.
+        found = signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)
+        if found != -1:
+            signal.set_wakeup_fd(found)
+        _ENTERED.append(self)
+        around = Surroundings()
+        self._grace = self._grace or around.grace
+        self._budgets = {**stages.budgets(self._grace), **self._chosen}
+        self._secrets = Secrets(around.secrets)
+        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), self._every)
+        threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
+
+    def _claim(self, end: str) -> bool:
+        """Claim the end; one call of all is true, since setting a default is one step for the interpreter."""
+        return self._end.setdefault("as", end) is end
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._heard:
+            return
+        self._heard = True
+        self._claim("cancelled")
+        os.write(self._pipe_write, bytes([signal.SIGTERM]))
+        if self.cancelled:
+            self._interrupt(frame)
+
+    def _interrupt(self, frame: FrameType | None) -> None:
+        """Make the program see it; in the main thread, inside of the handler."""
+        raise NotImplementedError
+
+    def _guard(self) -> None:
+        """Wait for SIGTERM, then end the program, stage by stage; in a thread of its own."""
+        while signal.SIGTERM not in os.read(self._pipe, 64):
+            if self._end.get("as") == "finished":
+                return
+        self._claim("cancelled")
+        if not self.cancelled:
+            return
+        self._told.set()
+        self._stage("program", [*map(self._hooked, self._callbacks), self._left.wait])
+        self._outbox.put("dispatch.cancelled", {"clean": self.outcomes["program"] == "done", "grace": self._grace})
+        self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9)])
+        self._stage("channels", [self._hooked(channel.release) for channel in self._channels])
+        self._stage("secrets", [self._secrets.remove])
+        self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])
+        self._over.set()
+        self._stage("exit", [threading.Event().wait])
+        stages.run([_flush], 0.1, "flush")
+        os._exit(EXIT_CODE)
+
+    def _stage(self, name: str, works: list[Callable[[], object]]) -> None:
+        self.outcomes[name] = stages.run(works, self._budgets[name], name)
+
+    def _hooked(self, hook: Callable[[], object]) -> Callable[[], object]:
+        """Return a call of the program's own, as a thread can make it."""
+        return hook
+
+    def _finish(self) -> None:
+        """Let go of everything after an end of the program's own."""
+        works: list[Callable[[], object]] = [self._hooked(channel.release) for channel in self._channels]
+        works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove]
+        self.outcomes["finish"] = stages.run(works, FINISH_SECONDS, "finish")
+
+    def _leave_cancelled(self) -> None:
+        """Ignore SIGTERM for good: the end of the interpreter would give it back its default."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def forget(self) -> None:
+        """Give SIGTERM back to whom it belonged."""
+        if self in _ENTERED:
+            _ENTERED.remove(self)
+        signal.signal(signal.SIGTERM, self._previous if self._previous is not None else signal.SIG_DFL)
+        found = signal.set_wakeup_fd(-1)
+        if found not in (self._pipe_write, -1):
+            signal.set_wakeup_fd(found)
+        if os.getpid() != self._pid:
+            return
+        # The guard wakes, sees that there is nothing to guard and ends.
+        os.write(self._pipe_write, b"\0")
+
+
+#: The workers of this process that have SIGTERM.
+_ENTERED: list[BaseWorker] = []
+
+
+#: What was blocked before a fork, while one is made.
+_MASKS: list[set[int | signal.Signals]] = []
+
+
+def _before_fork() -> None:
+    """Keep SIGTERM from a fork until it is no worker any more: its handler would tell the worker that it came from."""
+    if _ENTERED:
+        _MASKS.append(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}))
+
+
+def _after_fork() -> None:
+    if _MASKS:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _MASKS.pop())
+
+
+def _after_fork_in_child() -> None:
+    """Let a fork of the program be a program of its own."""
+    for worker in reversed(_ENTERED.copy()):
+        worker.forget()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

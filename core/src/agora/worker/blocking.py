@@ -1,0 +1,72 @@
+"""The worker of a program without an event loop."""
+
+from __future__ import annotations
+
+from agora.worker.base import EXIT_CODE, BaseWorker, Cancelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any, Self
+
+
+class BlockingWorker(BaseWorker):
+    """The inside of a workload, as a `with` block in the main thread.
+
+    SIGTERM raises `Cancelled` where the program is. Once the block is left, the stages run and the program exits with
+    143. A SIGTERM that comes when the block is through changes nothing.
+
+    Parameters:
+        interrupt: raise `Cancelled`; otherwise the program looks at `cancelled`, or calls `check` or `wait`.
+        settings: as for every worker: `grace`, `budgets`, `progress_every`, `heartbeat_every`.
+    """
+
+    def __init__(self, *, interrupt: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._raises = interrupt
+
+    def check(self) -> None:
+        """Raise `Cancelled` if SIGTERM came."""
+        if self.cancelled:
+            raise Cancelled
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for SIGTERM.
+
+        Parameters:
+            seconds: how long at most.
+        Returns:
+            whether it came.
+        """
+        return self._told.wait(seconds)
+
+    def __enter__(self) -> Self:
+        self._begin()
+        if self.cancelled:
+            self._leave()  # it came before the program had begun
+            raise SystemExit(EXIT_CODE)
+        self._inside = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = False
+        if self._claim("finished"):
+            self._finish()
+            self.forget()
+            return
+        self._leave()
+        if kind is None or issubclass(kind, Cancelled):
+            raise SystemExit(EXIT_CODE) from None
+
+    def _leave(self) -> None:
+        self._left.set()
+        self._over.wait(sum(self._budgets.values()))
+        self._leave_cancelled()
+
+    def _interrupt(self, frame: FrameType | None) -> None:
+        # Entering __exit__ looks at signals before its first line: what is raised there would be nobody's.
+        leaving = frame is not None and frame.f_code is BlockingWorker.__exit__.__code__
+        if self._raises and self._inside and not leaving:
+            raise Cancelled

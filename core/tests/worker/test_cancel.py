@@ -1,0 +1,299 @@
+"""SIGTERM, from outside: what the program sees, what is told, and that it is told once."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Start = Callable[..., Any]
+Eventually = Callable[[Callable[[], Any]], Any]
+
+BLOCKING = """
+import os, time
+from agora.worker import BlockingWorker
+with BlockingWorker() as worker:
+    worker.on_cancel(lambda: os.write(1, b"callback\\n"))
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        os.write(1, b"cancelled\\n" if worker.cancelled else b"not cancelled\\n")
+print("never")
+"""
+ASYNC = """
+import asyncio
+from agora.worker import Worker
+async def beside(worker):
+    await worker.wait()
+    print("event", flush=True)
+async def callback():
+    print("callback", flush=True)
+async def main():
+    async with Worker() as worker:
+        task = asyncio.create_task(beside(worker))
+        worker.on_cancel(callback)
+        try:
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            print("cancelled" if worker.cancelled else "not cancelled", flush=True)
+    print("never")
+asyncio.run(main())
+print("never")
+"""
+
+
+@pytest.mark.parametrize("source", [BLOCKING, ASYNC], ids=["blocking", "async"])
+def test_sigterm_reaches_the_program_and_is_told_once(program: Start, source: str) -> None:
+    one = program(source)
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 143, one.errors()
+    assert "callback" in one.output
+    assert "cancelled" in one.output.splitlines()
+    assert "never" not in one.output
+    assert ("event" in one.output) is (source is ASYNC)
+    (event,) = one.told("dispatch.cancelled")
+    assert event["data"] == {"clean": True, "grace": 30.0}
+    assert event["subject"] == "d1"
+    assert one.errors() == ""
+
+
+@pytest.mark.parametrize("source", [BLOCKING, ASYNC], ids=["blocking", "async"])
+def test_a_second_sigterm_changes_nothing(program: Start, source: str) -> None:
+    if source is ASYNC:
+        slow = source.replace("await asyncio.sleep(0.01)", "await asyncio.sleep(0.4)")
+    else:
+        slow = source.replace("finally:", "finally:\n        time.sleep(0.4)")
+    assert slow != source
+    one = program(slow)
+    one.says("ready")
+    until = time.monotonic() + 20
+    while one.process.poll() is None:
+        assert time.monotonic() < until
+        one.tell()
+        time.sleep(0.005)
+    assert one.ends() == 143, one.errors()
+    assert len(one.told("dispatch.cancelled")) == 1
+    assert one.output.count("callback") == 1
+    assert one.output.splitlines().count("cancelled") == 1
+
+
+def test_importing_installs_nothing_and_leaving_restores(program: Start) -> None:
+    one = program("""
+        import signal
+        before = signal.getsignal(signal.SIGTERM)
+        import agora.worker
+        assert signal.getsignal(signal.SIGTERM) is before
+        mine = lambda *_: print("mine", flush=True)
+        signal.signal(signal.SIGTERM, mine)
+        worker = agora.worker.BlockingWorker()
+        assert signal.getsignal(signal.SIGTERM) is mine
+        with worker:
+            assert signal.getsignal(signal.SIGTERM) is not mine
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.set_wakeup_fd(-1) == -1
+        signal.raise_signal(signal.SIGTERM)
+    """)
+    assert one.ends() == 0, one.errors()
+    assert one.output == "mine\n"
+    assert one.events == []
+
+
+def test_a_program_may_poll(program: Start) -> None:
+    one = program("""
+        from agora.worker import BlockingWorker, Cancelled
+        with BlockingWorker(interrupt=False) as worker:
+            worker.check()
+            print("ready", flush=True)
+            assert worker.wait(30) and worker.cancelled
+            try:
+                worker.check()
+            except Cancelled:
+                print("checked", flush=True)
+    """)
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 143, one.errors()
+    assert one.output == "ready\nchecked\n"
+
+
+def test_sigterm_before_the_block_begins_runs_nothing_of_it(program: Start) -> None:
+    one = program("""
+        import os, signal
+        from agora.worker import BlockingWorker, base
+        sinks = base.ways_out
+        def early(around):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return sinks(around)
+        base.ways_out = early
+        with BlockingWorker() as worker:
+            print("never")
+    """)
+    assert one.ends() == 143, one.errors()
+    assert one.output == ""
+    assert len(one.told("dispatch.cancelled")) == 1
+
+
+def cpu_ticks(pid: int) -> int:
+    """Return what a process has used so far: utime of proc(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_a_main_thread_that_never_looks_at_signals_is_ended_in_time(program: Start, eventually: Eventually) -> None:
+    one = program(
+        """
+        import hashlib
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10 ** 9)  # without the interpreter's lock, for minutes
+        """,
+        AGORA_WORKER_GRACE="2",
+    )
+    one.says("ready")
+    used = cpu_ticks(one.process.pid)
+    eventually(lambda: cpu_ticks(one.process.pid) > used + 20)  # it is in there
+    begun = time.monotonic()
+    one.tell()
+    assert one.ends() == 143
+    assert time.monotonic() - begun < 2, "it was not ended within its grace"
+    (event,) = one.told("dispatch.cancelled")
+    assert event["data"]["clean"] is False
+
+
+def test_a_program_that_swallows_the_cancel_is_ended_and_told_as_unclean(program: Start) -> None:
+    one = program(
+        """
+        import asyncio
+        from agora.worker import Worker
+        async def main():
+            async with Worker() as worker:
+                print("ready", flush=True)
+                while True:
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        print("swallowed", flush=True)
+        asyncio.run(main())
+        """,
+        AGORA_WORKER_GRACE="2",
+    )
+    one.says("ready")
+    begun = time.monotonic()
+    one.tell()
+    assert one.ends() == 143
+    assert time.monotonic() - begun < 2
+    assert "swallowed" in one.output
+    assert [event["data"]["clean"] for event in one.told("dispatch.cancelled")] == [False]
+
+
+def test_an_error_of_the_clean_up_is_the_program_s_own(program: Start) -> None:
+    one = program("""
+        import time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            try:
+                print("ready", flush=True)
+                time.sleep(60)
+            finally:
+                raise ValueError("clean-up went wrong")
+    """)
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 1
+    assert "clean-up went wrong" in one.errors()
+    assert len(one.told("dispatch.cancelled")) == 1
+
+
+def test_finishing_and_being_cancelled_race_and_one_is_told(program: Start) -> None:
+    seen = set()
+    for number in range(16):
+        one = program("""
+            import sys
+            from agora.worker import BlockingWorker
+            with BlockingWorker() as worker:
+                print("ready", flush=True)
+                sys.stdin.read()
+                for _ in range(2000):
+                    pass
+        """)
+        one.says("ready")
+        time.sleep(random.Random(number).uniform(0, 0.02))
+        one.tell()
+        code = one.ends()
+        cancelled = len(one.told("dispatch.cancelled"))
+        # 143 without a word of the worker would be its number as an exit code; a signal after all is -15.
+        assert (code, cancelled) in ((143, 1), (0, 0), (-signal.SIGTERM, 0)), one.errors()
+        seen.add(code)
+    assert seen
+
+
+def test_sigterm_while_the_block_is_left_is_too_late(program: Start) -> None:
+    one = program("""
+        import os, signal
+        from agora.worker import BlockingWorker
+        class Slow:
+            def release(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                print("releasing", flush=True)
+        with BlockingWorker() as worker:
+            worker.use(Slow())
+        print("went on", flush=True)
+    """)
+    assert one.ends() == 0, one.errors()
+    assert one.output == "releasing\nwent on\n"
+    assert one.events == []
+
+
+def test_a_fork_of_the_program_is_a_program_of_its_own(program: Start, eventually: Eventually) -> None:
+    one = program("""
+        import os, time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            print(child, flush=True)
+            print("ready", flush=True)
+            _, status = os.waitpid(child, 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+    """)
+    one.says("ready")
+    child = int(one.output.split()[0])
+    os.kill(child, signal.SIGTERM)
+    assert one.ends() == 0, one.errors()
+    assert one.output.splitlines()[-1] == "-15"
+    assert one.events == []
+
+
+def test_a_worker_is_entered_once_and_in_the_main_thread(program: Start) -> None:
+    one = program("""
+        import threading
+        from agora.worker import BlockingWorker, WorkerError
+        def elsewhere():
+            try:
+                BlockingWorker().__enter__()
+            except WorkerError as error:
+                print(error, flush=True)
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        worker = BlockingWorker()
+        with worker:
+            pass
+        try:
+            worker.__enter__()
+        except WorkerError as error:
+            print(error, flush=True)
+    """)
+    assert one.ends() == 0, one.errors()
+    assert "main thread" in one.output
+    assert "entered once" in one.output

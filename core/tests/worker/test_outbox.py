@@ -1,0 +1,208 @@
+"""Events get out: in order, not too often, and never at the price of the program."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agora.worker.outbox import KEPT, Outbox
+from agora.worker.sinks import File, Http, Marked
+
+Start = Callable[..., Any]
+Eventually = Callable[[Callable[[], Any]], Any]
+
+TELL = """
+import os, sys, time
+from agora.worker import BlockingWorker
+with BlockingWorker(progress_every=float(os.environ.get("EVERY", "1"))) as worker:
+    for number in range(int(os.environ.get("COUNT", "3"))):
+        worker.progress(number, 100, step="a")
+        worker.heartbeat()
+    if os.environ.get("WAIT"):
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+class Broken:
+    """Takes nothing."""
+
+    def send(self, event: bytes, seconds: float) -> None:
+        """Refuse it."""
+        raise ConnectionError
+
+
+class Kept:
+    """Takes everything."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def send(self, event: bytes, seconds: float) -> None:
+        """Take it."""
+        self.events.append(json.loads(event))
+
+
+def test_what_comes_too_often_becomes_one_with_the_latest_word(program: Start) -> None:
+    one = program(TELL, COUNT="500", EVERY="30")
+    begun = time.monotonic()
+    assert one.ends() == 0, one.errors()
+    assert time.monotonic() - begun < 10, "the last word waited for its turn"
+    progress = one.told("dispatch.progress")
+    assert 1 <= len(progress) <= 2
+    assert progress[-1]["data"] == {"done": 499, "total": 100, "step": "a"}
+    assert 1 <= len(one.told("dispatch.heartbeat")) <= 2
+    assert [event["sequence"] for event in one.events] == list(range(1, len(one.events) + 1))
+    assert len({event["id"] for event in one.events}) == len(one.events)
+
+
+def test_a_control_plane_gets_cloudevents(program: Start, control_plane: Callable[..., Any]) -> None:
+    plane = control_plane()
+    one = program(TELL, AGORA_WORKER_URL=plane.url, AGORA_WORKER_TOKEN="t0ken", WAIT="1")
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 143, one.errors()
+    assert {event["type"] for event in plane.events} == {
+        "dispatch.progress", "dispatch.heartbeat", "dispatch.cancelled",
+    }  # fmt: skip
+    for event in plane.events:
+        assert (event["specversion"], event["subject"], event["source"]) == ("1.0", "d1", "agora-worker")
+    assert plane.tokens == {"Bearer t0ken"}
+    assert one.events == [], "told twice"
+
+
+@pytest.mark.parametrize("answer", [None, 500, 400], ids=["hangs", "fails", "refuses"])
+def test_what_the_control_plane_did_not_take_is_in_the_output(
+    program: Start, control_plane: Callable[..., Any], answer: int | None
+) -> None:
+    plane = control_plane(answer)
+    one = program(TELL, AGORA_WORKER_URL=plane.url, AGORA_WORKER_GRACE="4", WAIT="1")
+    one.says("ready")
+    assert plane.asked.wait(10)
+    begun = time.monotonic()
+    one.tell()
+    assert one.ends() == 143, one.errors()
+    assert time.monotonic() - begun < 3, "longer than the stage of the report"
+    assert [event["type"] for event in one.events].count("dispatch.cancelled") == 1
+    assert one.told("dispatch.progress")
+
+
+def test_a_full_pipe_holds_up_nothing_and_the_event_is_in_the_spool(program: Start, tmp_path: Path) -> None:
+    one = program(
+        """
+        import os, time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            print("ready", flush=True)
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            os.set_blocking(1, False)
+            try:
+                while True:
+                    os.write(1, b"x\\n" * 2048)
+            except BlockingIOError:
+                pass
+            os.set_blocking(1, True)
+            open("full", "w").close()
+            time.sleep(60)
+        """.replace('"full"', repr(str(tmp_path / "full"))).replace('"go"', repr(str(tmp_path / "go"))),
+        AGORA_WORKER_GRACE="3",
+    )
+    one.says("ready")
+    one.reading.clear()
+    (tmp_path / "go").touch()
+    until = time.monotonic() + 10
+    while not (tmp_path / "full").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    begun = time.monotonic()
+    one.tell()
+    assert one.process.wait(10) == 143
+    assert time.monotonic() - begun < 3
+    spool = tmp_path / "agora-worker-d1.jsonl"
+    (line,) = spool.read_text().splitlines()
+    assert json.loads(line)["type"] == "dispatch.cancelled"
+    assert stat.S_IMODE(spool.stat().st_mode) == 0o600
+    said = subprocess.run(
+        [sys.executable, "-m", "agora.worker", "undelivered", str(spool)], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == line + "\n"
+
+
+def test_a_file_takes_events(program: Start, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    one = program(TELL, AGORA_WORKER_EVENTS=str(path))
+    assert one.ends() == 0, one.errors()
+    assert {json.loads(line)["type"] for line in path.read_text().splitlines()} == {
+        "dispatch.progress", "dispatch.heartbeat",
+    }  # fmt: skip
+    assert one.events == []
+
+
+@pytest.mark.parametrize("environment", [{"AGORA_WORKER_EVENTS": "none"}, {"AGORA_DISPATCH_ID": ""}])
+def test_outside_of_a_dispatch_nothing_is_printed(program: Start, environment: dict[str, str]) -> None:
+    one = program(TELL, **environment)
+    assert one.ends() == 0, one.errors()
+    assert one.output == ""
+    assert one.events == []
+
+
+def test_values_that_are_no_json_or_too_much_are_refused_where_they_are_said() -> None:
+    outbox = Outbox("d1", [Kept()], {})
+    with pytest.raises(TypeError):
+        outbox.put("dispatch.progress", {"x": object()})
+    with pytest.raises(ValueError, match="limit is 3000"):
+        outbox.put("dispatch.progress", {"x": "x" * 4000})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        outbox.put("dispatch.progress", {"x": float("nan")})
+
+
+def test_what_nobody_takes_is_kept_within_bounds_and_never_without_the_cancel(eventually: Eventually) -> None:
+    outbox = Outbox("d1", [Broken()], {})
+    outbox.put("dispatch.cancelled", {"clean": True})
+    for number in range(KEPT + 50):
+        outbox.put("dispatch.progress", {"done": number})
+    with pytest.raises(TimeoutError, match=f"{KEPT} events"):
+        outbox.close(0.5)
+    kept = [json.loads(event) for event in outbox.undelivered]
+    assert len(kept) == KEPT
+    assert kept[0]["type"] == "dispatch.cancelled"
+    assert kept[-1]["data"] == {"done": KEPT + 49}
+
+
+def test_the_next_best_way_takes_what_the_first_did_not() -> None:
+    spool = Kept()
+    outbox = Outbox("d1", [Broken(), Broken(), spool], {})
+    outbox.put("dispatch.progress", {"done": 1})
+    outbox.close(1)
+    assert [event["data"] for event in spool.events] == [{"done": 1}]
+    assert outbox.undelivered == ()
+
+
+def test_a_spool_is_no_link_and_nobody_else_s(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("")
+    link.symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        File(str(link), private=True).send(b"{}", 1)
+    os.chown(victim, 12345, -1)
+    with pytest.raises(PermissionError):
+        File(str(victim), private=True).send(b"{}", 1)
+    assert victim.read_text() == ""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        File(str(tmp_path / "pipe")).send(b"{}", 1)
+
+
+def test_a_closed_stream_and_a_wrong_address_are_errors() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Marked("d1", 9999)
+    for wrong in ("ftp://host/x", "host", "http://"):
+        with pytest.raises(ValueError, match="AGORA_WORKER_URL"):
+            Http(wrong, None)

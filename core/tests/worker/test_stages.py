@@ -1,0 +1,114 @@
+"""Each stage has its own time: what hangs in one is left behind, and the next ones are done all the same."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agora.worker import STAGES, BlockingWorker, budgets
+from agora.worker.stages import run
+
+Start = Callable[..., Any]
+Eventually = Callable[[Callable[[], Any]], Any]
+
+#: Everything that a stage does can be seen from outside; `HANGS` says which of it does not come to an end.
+SOURCE = """
+import os, subprocess, sys, time
+from agora.worker import BlockingWorker
+hangs = os.environ["HANGS"]
+def say(*words):
+    os.write(1, (" ".join(words) + "\\n").encode())  # in one piece, from any thread
+def hang():
+    say("hanging")
+    while True:
+        time.sleep(60)
+class Channel:
+    def __init__(self, name):
+        self.name = name
+    def release(self):
+        if self.name == hangs:
+            hang()
+        say("released", self.name)
+ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
+with BlockingWorker() as worker:
+    worker.use(Channel("channel"))
+    worker.use(Channel("other"))
+    worker.on_cancel(hang if hangs == "callback" else lambda: say("called back"))
+    child = subprocess.Popen([sys.executable, "-c", ignores], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    say(str(child.pid))
+    try:
+        say("ready")
+        time.sleep(99)
+    finally:
+        if hangs == "program":
+            hang()
+        if hangs == "exit":
+            import atexit
+            atexit.register(hang)
+        say("cleaned up")
+"""
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more, or only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("hangs", ["nothing", "callback", "program", "report", "channel", "exit"])
+def test_a_hanging_stage_never_eats_the_next_one_s_time(
+    program: Start, control_plane: Callable[..., Any], eventually: Eventually, hangs: str
+) -> None:
+    plane = control_plane(None if hangs == "report" else 204)
+    one = program(SOURCE, HANGS=hangs, AGORA_WORKER_GRACE="4", AGORA_WORKER_URL=plane.url, AGORA_WORKER_SECRETS="KEY",
+                  KEY="the-value")  # fmt: skip
+    one.says("ready")
+    child = int(one.output.split()[0])
+    begun = time.monotonic()
+    one.tell()
+    assert one.ends() == 143
+    assert time.monotonic() - begun < 4, "longer than the grace"
+    eventually(lambda: gone(child))
+    said = one.output.splitlines()
+    assert ("called back" in said) is (hangs != "callback")
+    assert ("cleaned up" in said) is (hangs != "program")
+    assert ("released channel" in said) is (hangs != "channel")
+    assert "released other" in said
+    events = [event for event in plane.events if event["type"] == "dispatch.cancelled"]
+    # What a peer that hangs did not take is in the output, where the engine reads it.
+    assert len(events) == (0 if hangs == "report" else 1)
+    assert len(one.told("dispatch.cancelled")) == (1 if hangs == "report" else 0)
+    (told,) = events + one.told("dispatch.cancelled")
+    assert told["data"]["clean"] is (hangs not in ("callback", "program"))
+
+
+def test_stages_are_data_and_fit_into_the_grace() -> None:
+    assert [stage.name for stage in STAGES] == ["program", "report", "channels", "secrets", "children", "exit"]
+    for grace in (2, 3, 10, 30, 120, 3600):
+        seconds = budgets(grace)
+        assert list(seconds) == [stage.name for stage in STAGES]
+        assert sum(seconds.values()) == pytest.approx(0.9 * grace)
+        assert all(value > 0 for value in seconds.values())
+        assert seconds["program"] == max(seconds.values())
+    assert budgets(3600)["program"] > 3200, "the program gets what is there"
+
+
+def test_a_budget_can_be_chosen_and_a_misspelt_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="porgram"):
+        BlockingWorker(budgets={"porgram": 1})
+
+
+def test_one_of_many_that_hangs_keeps_no_other_from_being_done() -> None:
+    done: list[int] = []
+    begun = time.monotonic()
+    works: list[Callable[[], object]] = [partial(done.append, number) for number in range(3)]
+    assert run([lambda: time.sleep(3), *works], 0.2, "test") == "overran"
+    assert time.monotonic() - begun < 1
+    assert sorted(done) == [0, 1, 2]
+    assert run([lambda: Path("/nowhere").stat()], 1, "test") == "failed: FileNotFoundError"
+    assert run([], 1, "test") == "done"
