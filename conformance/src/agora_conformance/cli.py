@@ -7,12 +7,15 @@ import shlex
 import signal
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agora_conformance.report import CheckRow, Report
 
 USAGE, UNDECIDED = 2, 3
@@ -247,7 +250,7 @@ def schema(output: Path | None) -> None:
 
 
 @main.command()
-@click.argument("backend", type=click.Choice(["k8s", "nomad"]))
+@click.argument("backend", type=click.Choice(["k8s", "nomad", "ecs"]))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Loopback port; 0 for any.")
 @click.option(
     "--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="k8s: write a kubeconfig to this file."
@@ -279,21 +282,31 @@ def emulator(
     acl: bool,
 ) -> None:
     """Serve an emulated BACKEND, with real processes, on the loopback interface until interrupted."""
-    if (kubeconfig or manifests) if backend == "nomad" else acl:
+    foreign = {"k8s": acl, "nomad": kubeconfig or manifests, "ecs": acl or kubeconfig or manifests}
+    if foreign[backend]:
         raise _Usage(f"{backend} has no such option; see --help")
-    try:
-        from agora_conformance.emulators.k8s.serve import serve as serve_k8s
-        from agora_conformance.emulators.nomad.serve import serve as serve_nomad
-    except ModuleNotFoundError as error:
-        raise _Usage(f"{error.name} is missing: install agora-conformance[emulators]") from error
 
     def say(line: str) -> None:
         click.echo(f"{backend}: {line}")
 
-    if backend == "k8s":
-        serve_k8s(port, kubeconfig, manifests, missing, scale, say)
-    else:
-        serve_nomad(port, missing, scale, acl, say)
+    run: Callable[[], None]
+    try:
+        if backend == "k8s":
+            from agora_conformance.emulators.k8s.serve import serve as serve_k8s
+
+            run = partial(serve_k8s, port, kubeconfig, manifests, missing, scale, say)
+        elif backend == "nomad":
+            from agora_conformance.emulators.nomad.serve import serve as serve_nomad
+
+            run = partial(serve_nomad, port, missing, scale, acl, say)
+        else:
+            from agora_conformance.emulators.ecs.serve import serve as serve_ecs
+
+            run = partial(serve_ecs, port, missing, scale, say)
+    except ModuleNotFoundError as error:
+        extra = "emulators-ecs" if backend == "ecs" else "emulators"
+        raise _Usage(f"{error.name} is missing: install agora-conformance[{extra}]") from error
+    run()
 
 
 @main.command()

@@ -1,0 +1,227 @@
+"""An emulated account of AWS for tests: real ECS API, real processes, no AWS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from agora_conformance.emulators.ecs.access import Access
+from agora_conformance.emulators.ecs.account import Account
+from agora_conformance.emulators.ecs.api import Api
+from agora_conformance.emulators.ecs.clock import Timing
+from agora_conformance.emulators.ecs.control import Control
+from agora_conformance.emulators.ecs.errors import Object
+from agora_conformance.emulators.ecs.faults import Faults
+from agora_conformance.emulators.ecs.server import Server
+from agora_conformance.emulators.ecs.throttle import Throttle
+from agora_conformance.emulators.runner import Image, Images, Runner
+
+#: Seconds to start and to stop.
+LIMIT = 60.0
+
+
+class EcsEmulator:
+    """ECS on Fargate, CloudWatch Logs and Secrets Manager on one port of the loopback interface, in a thread.
+
+    Use it with `with` or `async with`; every method may be called from any thread. When it closes, every process
+    that it has started is gone.
+
+    Parameters:
+        timing: how long its parts take; `Timing().scaled(0.2)` is five times as fast, stop timeouts included, and
+            `Timing().hurried(0.02)` has fast machinery and real seconds.
+        images: what image names stand for, by name or pattern; every other name runs commands on this host.
+        missing: patterns of image names that cannot be pulled, beside `missing/...`.
+        clusters: names of clusters that are there, beside `default`.
+        log_groups: names of log groups that are there.
+        secrets: values of secrets, by ARN or whatever a task definition names in `valueFrom`.
+        throttle: hold to the published token buckets.
+        keys: access key ids that are accepted; empty for all.
+        policy: IAM policy of whoever asks; None allows everything.
+        isolate: give each container a PID namespace of its own where the kernel allows it.
+        region: of the account.
+        port: to listen on; 0 for any.
+    """
+
+    def __init__(
+        self,
+        *,
+        timing: Timing | None = None,
+        images: dict[str, Image] | None = None,
+        missing: tuple[str, ...] = (),
+        clusters: tuple[str, ...] = (),
+        log_groups: tuple[str, ...] = (),
+        secrets: Mapping[str, str] | None = None,
+        throttle: bool = True,
+        keys: tuple[str, ...] = (),
+        policy: Mapping[str, Any] | None = None,
+        isolate: bool = True,
+        region: str = "eu-central-1",
+        port: int = 0,
+    ) -> None:
+        self._timing = timing or Timing()
+        self._images = Images(images, missing=(*Images().missing, *missing))
+        self._clusters, self._log_groups, self._secrets = clusters, log_groups, dict(secrets or {})
+        self._throttled, self._isolate, self._port = throttle, isolate, port
+        self._access = Access(keys, policy)
+        self.region = region
+        self._ready = threading.Event()
+        self._problem: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._account: Account
+        self._control: Control
+        self.faults: Faults
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+        self._thread = threading.Thread(target=self._main, name="ecs-emulator", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(LIMIT):
+            raise TimeoutError("the emulator did not start")
+        if self._problem is not None:
+            raise self._problem
+        return self
+
+    def close(self) -> None:
+        """Kill every container, stop serving, and raise what went wrong inside."""
+        if self._thread is None:
+            return
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(LIMIT)
+        if self._thread.is_alive():
+            raise TimeoutError("the emulator did not stop")
+        self._thread = None
+        if self._problem is not None:
+            raise self._problem
+        if self._account.failures:
+            raise ExceptionGroup(
+                "the emulator failed inside", [e for e in self._account.failures if isinstance(e, Exception)]
+            )
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - handed to whoever closes it
+            self._problem = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._account = Account(self.region, self._timing, self._images, Runner(isolate=self._isolate))
+        self._account.secrets.update(self._secrets)
+        for name in self._clusters:
+            self._account.found(name)
+        for name in self._log_groups:
+            self._account.logs.create(name)
+        self.faults = Faults(self._account, self._on_loop)
+        api = Api(self._account, self.faults)
+        self._control = Control(self._account, self.faults, api.launcher)
+        throttle = Throttle(second=self._timing.second) if self._throttled else None
+        server = Server(self._account, api, self._access, self.faults, throttle, self._control)
+        runner = web.AppRunner(server.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self.port = listener.getsockname()[1]
+        await web.SockSite(runner, listener).start()
+        self._ready.set()
+        try:
+            await self._stop.wait()
+        finally:
+            tasks = list(self._account.spawned)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._account.runner.close()
+            await runner.cleanup()
+
+    def _on_loop(self, work: Callable[[], Any]) -> Any:
+        if threading.current_thread() is self._thread:
+            return work()
+
+        async def run() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(LIMIT)
+
+    # -- getting there -------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where every service answers: the `endpoint_url` of boto3."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point the SDKs and the command line of AWS at the emulator."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": "AKIAEMULATOR",
+            "AWS_SECRET_ACCESS_KEY": "emulator",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    # -- the world outside the API -------------------------------------------------------------------------------
+
+    def processes(self, task: str = "") -> list[int]:
+        """Return the live processes of the tasks that an ARN, an id or a startedBy chooses, seen from this host."""
+        found: list[int] = self._on_loop(lambda: self._control.processes(task))
+        return found
+
+    def terms(self, task: str = "") -> list[float]:
+        """Return when SIGTERM was sent to the containers of the chosen tasks, in seconds since the epoch."""
+        found: list[float] = self._on_loop(lambda: self._control.terms(task))
+        return found
+
+    def populate(self, count: int, request: Object) -> list[str]:
+        """Add RUNNING tasks that have no processes, past every limit, and return their ARNs.
+
+        Parameters:
+            count: how many.
+            request: what a RunTask would have asked for.
+        """
+        arns: list[str] = self._on_loop(lambda: self._control.populate(count, request))
+        return arns
+
+    def interrupt(self, task: str, code: str = "SpotInterruption") -> None:
+        """End tasks as AWS does: SpotInterruption, TerminationNotice, or InfrastructureHealth without any SIGTERM."""
+        self._on_loop(lambda: self._control.interrupt(task, code))
+
+    def forget(self, task: str = "") -> None:
+        """Let tasks that are STOPPED expire from the API now."""
+        self._on_loop(lambda: self._control.forget(task))
+
+    def agents_away(self) -> None:
+        """Cut the tasks off: they run on, nothing is reported, and stops are accepted but not carried out."""
+        self._on_loop(self._control.agents_away)
+
+    def agents_back(self) -> None:
+        """End that."""
+        self._on_loop(self._control.agents_back)
