@@ -13,6 +13,7 @@ import anyio
 import pytest
 from agora.client import AgoraClient
 from agora.errors import Unreachable
+from agora.model.cause import Cause, Via
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Phase, ReceiptKind
 from agora.model.record import Record, State
@@ -172,6 +173,16 @@ def test_what_has_ended_is_told_and_not_signalled(docker: Docker) -> None:
         assert receipt.observation is not None
         assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (4, False)
     assert docker.story(handle).signals(TERM, KILL) == []
+
+
+def test_a_stop_after_a_stop_that_was_enough_tells_of_the_end(docker: Docker) -> None:
+    handle = docker.started(*GRACEFUL)
+    docker.stop(handle, 10)
+    docker.end(handle)
+    for receipt in (docker.stop(handle, 10), docker.another().stop(handle, 10, Cause(actor="tester", via=Via.API))):
+        assert receipt.kind is ReceiptKind.ALREADY_EXITED
+        assert receipt.observation is not None
+        assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (9, True)
 
 
 def test_a_container_that_nobody_knows(docker: Docker) -> None:

@@ -67,8 +67,9 @@ class Stopper:
         container = str(handle.data["container"])
         with self._notes.stop(handle.id) as note:
             if (standing := self._standing(container, note)) is not None:
-                kind = ReceiptKind.ALREADY_STOPPING
-                return StopReceipt(kind=kind, effective_grace=standing.grace)
+                return self._now(handle) or StopReceipt(
+                    kind=ReceiptKind.ALREADY_STOPPING, effective_grace=standing.grace
+                )
             facts = self._engine.facts()
             sent = SentStop(container=container, grace=grace, at=int(facts.earliest() * 1e9))
             note.write(sent)
@@ -196,12 +197,16 @@ class Stopper:
 
     def _after(self, handle: Handle, words: str) -> StopReceipt:
         """Answer a refusal to signal by what the container is now."""
+        if (receipt := self._now(handle)) is not None:
+            return receipt
+        raise EngineError(409, f"{handle.id}: {words or 'the engine did not signal it'}")
+
+    def _now(self, handle: Handle) -> StopReceipt | None:
+        """Return why a container needs no signal, None where it runs."""
         found = self._looker.inspect(str(handle.data["container"]))
         if found is None:
             return self._gone(handle)
         seen = self._looker.seen(found)
         if seen.phase is Phase.ENDED:
             return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
-        if seen.phase is Phase.PENDING:
-            return self._never(handle, str(found["Id"]))
-        raise EngineError(409, f"{handle.id}: {words or 'the engine did not signal it'}")
+        return self._never(handle, str(found["Id"])) if seen.phase is Phase.PENDING else None
