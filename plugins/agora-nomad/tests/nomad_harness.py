@@ -73,6 +73,10 @@ class Hands:
         eventually(lambda: b"ready" in self.output(handle))
         eventually(lambda: self.observe(handle).phase in (Phase.RUNNING, Phase.ENDED))
 
+    def running(self, handle: Handle) -> None:
+        """Wait until the cluster says that it runs."""
+        eventually(lambda: self.observe(handle).phase is Phase.RUNNING)
+
     def stop(self, handle: Handle, grace: int = 5, reason: str = "a test") -> StopReceipt:
         """Stop a workload."""
         return self.provider.stop(handle, grace, Cause(actor="tester", via=Via.API, reason=reason))

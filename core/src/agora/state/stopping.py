@@ -176,13 +176,16 @@ def _accepted(draft: Draft, kind: str, receipt: StopReceipt, shorten: bool) -> N
     back(draft)
     if receipt.degraded:
         _degrade(draft, *receipt.degraded)
-    if kind == "kill" and "force" not in receipt.degraded:
+    refused = kind == "kill" and "force" in receipt.degraded
+    if refused:
+        draft.set(stop_by=None)  # nobody can bring it forward: the grace that runs stands
+    elif kind == "kill":
         draft.set(kill_accepted=True)
     if entry.accepted_at is None:
         effective = 0.0 if kind == "kill" and receipt.effective_grace is None else receipt.effective_grace
         draft.set(accepted_at=draft.now, effective_grace=effective)
         emit_stopping(draft)
-        _shorten_to_asked(draft, kind, shorten)
+        _shorten_to_asked(draft, kind, shorten and not refused)
 
 
 def _shorten_to_asked(draft: Draft, kind: str, shorten: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from agora.errors import PermissionDenied, Unreachable
 from agora.model.observation import Phase, ReceiptKind, StopReceipt
 
@@ -11,11 +9,6 @@ from agora_nomad import names, story
 from agora_nomad.api import Refusal
 from agora_nomad.cluster import Cluster, Item, Ref, Seen
 from agora_nomad.grace import Cap
-
-#: How long a stop waits for the client to announce the grace that it uses, of the ten seconds that it has; a client
-#: does so some milliseconds after it hears of the stop.
-_ANNOUNCED_SECONDS = 0.6
-_PAUSE = 0.1
 
 
 def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
@@ -34,7 +27,7 @@ def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
         if (receipt := _over(seen)) is None:
             raise Unreachable(f"the cluster shows the job of {ref.id} and does not know it")
         return receipt
-    effective = _effective(cluster, cap, ref, seen)
+    effective = _effective(cap, seen)
     degraded = ("grace",) if effective is not None and effective < grace else ()
     kind = ReceiptKind.ALREADY_STOPPING if already else ReceiptKind.SIGNALLED
     return StopReceipt(kind=kind, effective_grace=effective, degraded=degraded)
@@ -52,13 +45,14 @@ def kill(cluster: Cluster, cap: Cap, ref: Ref) -> StopReceipt:
     # First this, so that nothing is started in place of what is killed.
     if seen.job is not None and not seen.job.get("Stop"):
         cluster.api.deregister(ref.job)
+        seen = cluster.look(ref)  # it may have been placed meanwhile
     try:
         for allocation in seen.allocations:
             if story.ended(seen.job, allocation) is None:
                 _shoot(cluster, allocation)
     except PermissionDenied:
         # The job is stopped all the same, with its grace.
-        effective = _effective(cluster, cap, ref, seen)
+        effective = _effective(cap, seen)
         return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=effective, degraded=("force",))
     return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=0)
 
@@ -81,16 +75,15 @@ def _over(seen: Seen) -> StopReceipt | None:
     return None
 
 
-def _effective(cluster: Cluster, cap: Cap, ref: Ref, seen: Seen) -> float | None:
-    """Return the grace in force: as its client announces it, else as asked for at the start, up to the known cap."""
-    if story.current(seen.allocations) is None:
+def _effective(cap: Cap, seen: Seen) -> float | None:
+    """Return the grace in force: as the client has announced it, else as asked for at the start, up to the known cap.
+
+    A client tells what it announces within a second or so; a cap that shows only then is told by the next look.
+    """
+    allocation = story.current(seen.allocations)
+    if allocation is None:
         return None
-    if seen.observation.reachable and seen.observation.phase is Phase.RUNNING:
-        until = time.monotonic() + _ANNOUNCED_SECONDS
-        while time.monotonic() < until:
-            allocation = story.current(cluster.api.allocations(ref.job))
-            if allocation is not None and (said := story.announced_grace(seen.job, allocation)) is not None:
-                return said
-            time.sleep(_PAUSE)
+    if (said := story.announced_grace(seen.job, allocation)) is not None:
+        return said
     asked = story.kill_timeout(seen.job)
     return None if asked is None else min(asked, cap.known()[0])

@@ -1,0 +1,195 @@
+"""How a workload is stopped: one SIGTERM, its grace, and a kill that somebody may bring forward."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from agora.errors import ProviderError, Unreachable
+from agora.model.observation import Phase, ReceiptKind
+from agora_conformance.emulators.nomad import NomadEmulator, Timing
+from agora_nomad import names
+from nomad_harness import GRACEFUL, STUBBORN, Hands, eventually
+
+pytestmark = pytest.mark.backend("nomad")
+
+
+@pytest.mark.parametrize("driver", ["raw_exec", "exec", "docker"])
+def test_a_workload_that_listens_keeps_its_exit_code(hands: Hands, driver: str) -> None:
+    handle = hands.start(options={"driver": driver})
+    hands.ready(handle)
+    receipt = hands.stop(handle)
+    assert (receipt.kind, receipt.effective_grace, receipt.degraded) == (ReceiptKind.SIGNALLED, 5, ())
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced, seen.stop_reached) == (42, False, True)
+    job = hands.job(handle)
+    assert job is not None, "never a purge: the record is the fence"
+    assert job["Stop"] is True
+    assert not hands.processes(handle)
+
+
+@pytest.mark.parametrize("driver", ["raw_exec", "exec", "docker"])
+def test_a_workload_that_does_not_listen_is_killed_on_time(hands: Hands, driver: str) -> None:
+    handle = hands.start(STUBBORN, grace=2, options={"driver": driver})
+    hands.ready(handle)
+    began = time.monotonic()
+    hands.stop(handle, grace=2)
+    eventually(lambda: not hands.processes(handle), 5)
+    assert 1.5 < time.monotonic() - began < 4
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "inferred")
+
+
+@pytest.mark.parametrize("driver", ["exec", "docker"])
+def test_the_workload_is_not_process_1(hands: Hands, driver: str) -> None:
+    handle = hands.start("echo ready; exec sleep 60", grace=20, options={"driver": driver})
+    hands.ready(handle)
+    hands.stop(handle)
+    eventually(lambda: not hands.processes(handle), 5)
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced) == (143, False)
+
+
+def test_further_stops_change_nothing(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=3)
+    hands.ready(handle)
+    first = hands.stop(handle, grace=3)
+    began = time.monotonic()
+    kinds = []
+    threads = [threading.Thread(target=lambda: kinds.append(hands.stop(handle, grace=2).kind)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert first.kind is ReceiptKind.SIGNALLED
+    assert kinds == [ReceiptKind.ALREADY_STOPPING] * 5
+    assert len(hands.emulator.terms(names.job_id(handle.id))) == 1
+    assert len(hands.emulator.faults.requests("deregister", names.job_id(handle.id))) == 1
+    hands.end(handle)
+    assert time.monotonic() - began > 2
+    last = hands.stop(handle)
+    assert last.kind is ReceiptKind.ALREADY_EXITED
+    assert last.observation is not None
+    assert last.observation.exit_code == 137
+
+
+def test_the_grace_is_that_of_the_dispatch(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=4)
+    hands.ready(handle)
+    receipt = hands.stop(handle, grace=20)
+    assert (receipt.effective_grace, receipt.degraded) == (4, ("grace",))
+    # A shorter one is told as well; the kill that it asks for comes from the core.
+    receipt = hands.stop(handle, grace=2)
+    assert (receipt.effective_grace, receipt.degraded) == (4, ())
+    receipt = hands.provider.kill(handle)
+    assert (receipt.kind, receipt.degraded) == (ReceiptKind.SIGNALLED, ())
+    eventually(lambda: not hands.processes(handle), 2)
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced) == (137, True)
+
+
+def test_a_force_kills_at_once_and_nothing_follows(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=20)
+    hands.ready(handle)
+    assert hands.provider.kill(handle).kind is ReceiptKind.SIGNALLED
+    eventually(lambda: not hands.processes(handle), 2)
+    hands.end(handle)
+    assert hands.provider.kill(handle).kind is ReceiptKind.ALREADY_EXITED
+    assert len(hands.allocations(handle)) == 1
+    calls = hands.emulator.faults.requests()
+    assert not [call for call in calls if call.operation == "allocation/stop"], "it would start another"
+
+
+def test_the_cap_of_the_client_shows_in_what_it_announces(tmp_path: Path) -> None:
+    with NomadEmulator(max_kill_timeout=3) as emulator:
+        hands = Hands(emulator, tmp_path, max_grace=30)
+        handle = hands.start(STUBBORN, grace=20)
+        hands.ready(handle)
+        assert hands.stop(handle, grace=20).effective_grace == 20
+        eventually(lambda: hands.observe(handle).effective_grace == 3, 2.5)
+        assert hands.stop(handle, grace=20).effective_grace == 3
+        assert hands.end(handle).forced is True
+        hands.provider.close()
+
+
+def test_what_was_never_placed_ends_without_an_allocation(hands: Hands) -> None:
+    handle = hands.start(options={"memory_mb": 100_000_000})
+    eventually(lambda: hands.observe(handle).reason == "unplaceable")
+    assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
+    seen = hands.end(handle)
+    assert (seen.never_started, seen.reason, seen.exit_code) == (True, "never_placed", None)
+    assert hands.allocations(handle) == []
+
+
+def test_a_stop_right_after_the_start_ends_in_any_case(hands: Hands) -> None:
+    handles = [hands.start("echo ran; sleep 60") for _ in range(6)]
+    for number, handle in enumerate(handles):
+        time.sleep(0.03 * number)
+        hands.stop(handle)
+    for handle in handles:
+        seen = hands.end(handle)
+        assert seen.never_started or seen.exit_code in (143, None)
+        assert not hands.processes(handle)
+
+
+def test_an_empty_evaluation_is_looked_into(hands: Hands) -> None:
+    handle = hands.start("exit 0")
+    hands.end(handle)
+    hands.provider.release(handle)
+    eventually(lambda: hands.observe(handle).phase is Phase.ABSENT)
+    assert hands.job(handle) is None
+    assert hands.stop(handle).kind is ReceiptKind.NOT_FOUND
+    assert hands.provider.kill(handle).kind is ReceiptKind.NOT_FOUND
+    # Between the look and the stop somebody removes it.
+    other = hands.start("sleep 60")
+    hands.running(other)
+    hands.emulator.faults.hide(names.job_id(other.id))
+    assert hands.api.deregister(names.job_id(other.id)) is False
+
+
+def test_what_lives_is_not_released(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=2)
+    hands.ready(handle)
+    with pytest.raises(ProviderError, match="has not ended"):
+        hands.provider.release(handle)
+    hands.stop(handle, grace=2)
+    with pytest.raises(ProviderError, match="has not ended"):
+        hands.provider.release(handle)
+    hands.end(handle)
+    hands.provider.release(handle)
+    hands.provider.release(handle)
+    assert hands.jobs() == []
+
+
+def test_an_exit_code_that_got_lost_is_null(hands: Hands) -> None:
+    hands.emulator.faults.lose_exit_codes(2)
+    willing, killed = hands.start(GRACEFUL), hands.start(STUBBORN, grace=2)
+    for handle, grace in ((willing, 5), (killed, 2)):
+        hands.ready(handle)
+        hands.stop(handle, grace=grace)
+    seen = hands.end(willing)
+    assert (seen.exit_code, seen.signal, seen.forced) == (None, None, False)
+    seen = hands.end(killed)
+    assert (seen.exit_code, seen.signal, seen.forced) == (None, None, True)
+
+
+def test_a_stop_of_a_client_that_is_away_is_taken_and_a_kill_is_not(tmp_path: Path) -> None:
+    with NomadEmulator(timing=Timing(heartbeat=0.6)) as emulator:
+        hands = Hands(emulator, tmp_path)
+        handle = hands.start(STUBBORN, grace=2)
+        hands.ready(handle)
+        emulator.node_away()
+        eventually(lambda: not hands.observe(handle).reachable)
+        # The server keeps the stop for when the client is back.
+        assert hands.stop(handle, grace=2).kind is ReceiptKind.SIGNALLED
+        with pytest.raises(Unreachable, match="No path to node"):
+            hands.provider.kill(handle)
+        assert hands.processes(handle)
+        seen = hands.observe(handle)
+        assert (seen.phase, seen.reachable) == (Phase.RUNNING, False)
+        emulator.node_back()
+        assert hands.end(handle, 20).stop_reached is True
+        assert not hands.processes(handle)
+        hands.provider.close()
