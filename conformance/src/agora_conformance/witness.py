@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from agora.client import AgoraClient
+from agora.errors import AgoraError
 from agora.model.cancel import CancelResult
 from agora.model.events import Event
 from agora.model.observation import Handle, Observation, Phase
-from agora.model.record import Record
+from agora.model.record import Record, State
 
 from agora_conformance.hooks import Hooks
 from agora_conformance.probe import Line, Pulse, parse, pulse
@@ -79,8 +80,17 @@ class Witness(ABC):
         raise Violation(f"the probe did not say {event} within {within:g} s")
 
     async def ready(self) -> None:
-        """Wait for READY."""
+        """Wait for READY, and for the backend's word that it runs, which may come as late as that of an end."""
         await self.says("READY")
+        with anyio.move_on_after(self.arena.limits.report_lag):
+            while True:
+                if await self._told():
+                    return
+                await anyio.sleep(PAUSE)
+
+    @abstractmethod
+    async def _told(self) -> bool:
+        """Whether the backend has told that it runs, or anything that is no wait."""
 
     async def processes(self) -> list[int] | None:
         """Return the pids that the target's eyes see; None where it has no eye for them."""
@@ -140,6 +150,9 @@ class Probe(Witness):
         """Return the record as it stands."""
         return await self.client.get(self.id, refresh=refresh)
 
+    async def _told(self) -> bool:
+        return (await self.record()).state is not State.SUBMITTED
+
     async def events(self) -> list[Event]:
         """Return the events so far."""
         return [event async for event in self.client.events(self.id)]
@@ -196,6 +209,12 @@ class HookProbe(Witness):
         """Return what it has written so far to one stream."""
         self._must_log()
         return await self.hooks.logs(self.handle, stream)
+
+    async def _told(self) -> bool:
+        try:
+            return (await self.hooks.observe(self.handle)).phase is not Phase.PENDING
+        except AgoraError:
+            return True
 
     async def end(self, within: float) -> Observation:
         """Wait for proof of death, within `within` seconds and the lag that the provider declares."""

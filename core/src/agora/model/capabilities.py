@@ -70,7 +70,7 @@ class Limits(Model):
         max_total_bytes: of all arguments and variables together; null where unknown.
         settle_time: how long a workload may stay invisible after the backend accepted it.
         resubmit_within: how long the same key is safe to send again; null where the key never expires.
-        report_lag: how long an end may take to show.
+        report_lag: how long a start or an end may take to show.
         poll_interval: pause between two observations where the provider cannot push.
         concurrency: calls to the backend at the same time.
         absence_proves_death: a workload that was seen and is absent is certainly dead.
