@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -15,6 +15,7 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from agora.client.asking import invalid, spec_of, user_name
+from agora.client.batch import Batch
 from agora.client.combinators import Combinators, Member, prepared
 from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
@@ -98,7 +99,7 @@ class AgoraClient(Combinators):
         self._supervision: Supervision | None = None
         self._dispatcher: Dispatcher | None = None
 
-    async def __aenter__(self) -> AgoraClient:
+    async def __aenter__(self) -> Self:
         settings = self._settings or settings_or_problem()
         store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
         self._settings = settings
@@ -184,6 +185,10 @@ class AgoraClient(Combinators):
         """
         entry = await self._dispatched.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
+
+    def batch(self, key: str | None = None) -> Batch:
+        """Begin a batch; see `Batch`."""
+        return Batch(self, key)
 
     def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
         if self._tasks is None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
-from itertools import islice
-
-import anyio
-import anyio.to_thread
 
 from agora.client.supervision import Supervision
 from agora.engine import Engine
-from agora.errors import ProviderError, Unreachable
+from agora.errors import ProviderError
 from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Entry
 from agora.store import Store
-
-#: A target that gives no output and no sign of life for so long is given up, in seconds.
-SILENT_SECONDS = 10.0
-#: Pieces of output that one hop to a worker thread fetches where nobody follows them live.
-CHUNKS_AT_ONCE = 256
 
 
 async def follow_events(
@@ -52,24 +44,9 @@ async def follow_logs(
     target = await engine.core.targets.of(entry)
     if not target.implements("logs"):
         raise ProviderError(f"target {target.name!r} ({target.info.name}) keeps no logs")
-    chunks: Iterator[LogChunk] = await target.call(
-        "logs", seconds=SILENT_SECONDS, handle=entry.handle, follow=follow, since=since, tail=tail
-    )
-    limiter = anyio.CapacityLimiter(1)
-    at_once = 1 if follow else CHUNKS_AT_ONCE
-    while True:
-        read: Sequence[LogChunk] = ()
-        with anyio.move_on_after(SILENT_SECONDS) as scope:
-            read = await anyio.to_thread.run_sync(
-                lambda: tuple(islice(chunks, at_once)), limiter=limiter, abandon_on_cancel=True
-            )
-        if scope.cancelled_caught:
-            raise Unreachable(f"target {target.name!r} gave no sign of life within {SILENT_SECONDS:g} s")
-        if not read:
-            return
-        for chunk in read:
-            if chunk.data or chunk.dropped:
-                yield chunk
+    async with aclosing(engine.listener.output(entry, target, follow, since, tail)) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 async def _with_handle(store: Store, id: str) -> Entry:

@@ -1,0 +1,97 @@
+"""A batch: scheduled one by one, sent together; what is taken out before never starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from agora.client.asking import spec_of
+from agora.client.members import Wanted
+from agora.errors import InvalidRequest
+from agora.model.ids import check_dispatch_id, new_dispatch_id
+
+if TYPE_CHECKING:
+    from agora.client.client import AgoraClient
+    from agora.client.handle import DispatchHandle
+    from agora.model.spec import Spec
+
+
+class Batch:
+    """Dispatches that are only planned; nothing of them is recorded or sent before `commit`.
+
+    Parameters:
+        client: sends them.
+        key: names the batch: ids are made of it, so that the same batch made again after a crash starts nothing twice.
+    """
+
+    def __init__(self, client: AgoraClient, key: str | None = None) -> None:
+        self._client = client
+        self._key = key
+        self._count = 0
+        self._planned: dict[str, Wanted] = {}
+        self._sent = False
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of what is planned, in order."""
+        return list(self._planned)
+
+    def add(
+        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None, **fields: Any
+    ) -> str:
+        """Plan a dispatch.
+
+        Parameters:
+            spec, target, parent, fields: as `AgoraClient.dispatch` takes them.
+        Returns:
+            the id that it will have.
+        Raises:
+            InvalidRequest: malformed, or the batch was committed.
+        """
+        self._open()
+        id = new_dispatch_id() if self._key is None else check_dispatch_id(f"{self._key}-{self._count}")
+        self._planned[id] = Wanted(id, spec_of(spec, fields), target, parent)
+        self._count += 1
+        return id
+
+    def remove(self, id: str) -> None:
+        """Take a planned dispatch out: it never starts.
+
+        Raises:
+            InvalidRequest: it is not planned, or the batch was committed: cancel it then.
+        """
+        self._open()
+        if self._planned.pop(id, None) is None:
+            raise InvalidRequest(f"{id} is not in this batch")
+
+    async def commit(self) -> list[DispatchHandle]:
+        """Send what is planned.
+
+        Returns:
+            handles, in the order of `ids`.
+        Raises:
+            ExceptionGroup: of what `AgoraClient.dispatch` raises, where some could not be sent; the others are.
+        """
+        self._open()
+        self._sent = True
+        handles: dict[str, DispatchHandle] = {}
+
+        async def send(one: Wanted) -> None:
+            id = str(one.id)
+            try:
+                handles[id] = await self._client.dispatch(one.spec, target=one.target, id=id, parent=one.parent)
+            except Exception as error:  # noqa: BLE001 - raised below, with those of the others
+                failures.append(error)
+
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as tasks:
+            for one in self._planned.values():
+                tasks.start_soon(send, one)
+        if failures:
+            raise ExceptionGroup("some of the batch could not be dispatched", failures)
+        return [handles[id] for id in self._planned]
+
+    def _open(self) -> None:
+        if self._sent:
+            raise InvalidRequest("the batch was committed: cancel its dispatches instead")
