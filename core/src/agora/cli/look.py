@@ -140,7 +140,10 @@ def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
         ("Exit code", _known(record.exit_code)),
         ("Signal", _known(record.signal)),
         ("Confirmed", _flag(record.confirmed, "the end is proven", "nobody has seen a proof of the end yet")),
-        ("Acknowledged", _flag(record.acknowledged, "the worker reported a clean cancel", "no word of the worker")),
+        (
+            "Acknowledged",
+            _flag(record.acknowledged, "the worker reported a clean cancel", "the worker did not get done in time"),
+        ),
         ("Delivered", _flag(record.delivered, "the backend accepted the stop", "no backend accepted the stop yet")),
         ("Reachable", _flag(record.reachable, "", "the backend did not answer; this is the last that is known")),
         ("Degraded", ", ".join(record.degraded)),

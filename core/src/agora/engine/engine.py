@@ -14,6 +14,7 @@ from agora.engine.carry import Carrier
 from agora.engine.core import Core
 from agora.engine.deliver import Deliverer
 from agora.engine.find import Finder
+from agora.engine.listen import Listener
 from agora.engine.look import Looker, ReconcileReport
 from agora.engine.plan import next_step
 from agora.engine.reap import Reaped, Reaper, reap_cause
@@ -45,7 +46,8 @@ class Engine:
         deliverer = Deliverer(self.core, finder)
         self._canceller = Canceller(self.core, deliverer)
         self._submitter = Submitter(self.core, deliverer, finder)
-        self._looker = Looker(self.core)
+        self.listener = Listener(self.core)
+        self._looker = Looker(self.core, self.listener)
         self._carrier = Carrier(self.core, self._looker, self._submitter, deliverer)
         self._reaper = Reaper(self.core)
         self._identified: set[str] = set()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from agora.engine.core import Core, failure_of
+from agora.engine.listen import Listener
 from agora.engine.targets import LOOK_SECONDS, Target, key_of, stored
 from agora.errors import AgoraError, DispatchNotFound, ProviderError, StoreError, Unreachable
 from agora.model.observation import Handle, Observation, Phase
@@ -43,10 +44,12 @@ class Looker:
 
     Parameters:
         core: the common ground.
+        listener: hears the last words of a workload that was stopped.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, listener: Listener) -> None:
         self._core = core
+        self._listener = listener
         self._asked: dict[str, float] = {}
 
     async def look(self, entries: Sequence[Entry], seconds: float = LOOK_SECONDS) -> list[str]:
@@ -123,7 +126,16 @@ class Looker:
                 return
             await self._note(entry, Absent(target.limits.absence_proves_death))
         else:
+            if observation.phase is Phase.ENDED and entry.handle is not None:
+                await self._last_words(entry.id, target)
             await self._note(entry, Seen(observation))
+
+    async def _last_words(self, id: str, target: Target) -> None:
+        """Hear the worker before its end is written; by the stored row, since a request may be newer than ours."""
+        try:
+            await self._listener.drain(await self._core.store.read(id), target)
+        except (DispatchNotFound, StoreError) as error:
+            logger.info("dispatch %s: its worker was not heard: %s", id, error)
 
     async def _note(self, entry: Entry, fact: Fact) -> None:
         change = apply(entry, fact, self._core.store.now())

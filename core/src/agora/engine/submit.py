@@ -133,12 +133,13 @@ class Submitter:
             f"target {target.name!r} gave no sign of starting the dispatch within {SILENT_SECONDS:g} s"
         )
         signs = _Signs()
+        sent = spec.with_worker(entry.id)
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as call:
                 tasks.start_soon(self._keep_claim, entry, signs, call)
                 check = self._check_of(entry.id, signs)
                 try:
-                    outcome = await target.call("dispatch", seconds=None, id=entry.id, spec=spec, check=check)
+                    outcome = await target.call("dispatch", seconds=None, id=entry.id, spec=sent, check=check)
                 except AgoraError as error:
                     outcome = error
             tasks.cancel_scope.cancel()

@@ -52,7 +52,8 @@ class Record(Model):
 
     Flags are null where nothing is known. `confirmed`: proof of death, or that it can never start.
     `forced`: it had to be killed after the grace, known as `evidence` says. `acknowledged`: the worker itself
-    reported a clean cancel. `delivered`: a backend accepted the stop. `deadline` is `submitted_at` + `timeout`.
+    reported a clean cancel; false where it said that it did not get done in time. `delivered`: a backend accepted the
+    stop. `deadline` is `submitted_at` + `timeout`.
     """
 
     id: str
@@ -145,6 +146,7 @@ class Entry(Record):
         held: an end seen while an attempt is unanswered.
         away_seconds: time in which a supervisor asked and got no answer, since the last answer.
         away_at: when one last asked so; several at once count the same time once.
+        heard: number of the last event of the workload's own processes, by process.
         given_up: nobody will try to confirm the end any more.
         sequence: number of the last event.
         version: number of writes, for the conditional update.
@@ -175,6 +177,7 @@ class Entry(Record):
     held: Observation | None = None
     away_seconds: float = 0
     away_at: AwareDatetime | None = None
+    heard: dict[str, int] = Field(default_factory=dict)
     given_up: bool = False
     sequence: int = 0
     version: int = 0

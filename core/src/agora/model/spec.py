@@ -14,6 +14,10 @@ MIN_GRACE = 2
 DEFAULT_GRACE = 30
 #: Linux refuses a single argument or `NAME=value` above MAX_ARG_STRLEN (131,072 bytes with its NUL), execve(2).
 MAX_STRING_BYTES = 131_071
+#: What `Spec.with_worker` adds; no part of what was asked for.
+WORKER_VARIABLES = frozenset(
+    {"AGORA_DISPATCH_ID", "AGORA_WORKER_GRACE", "AGORA_WORKER_TIMEOUT", "AGORA_WORKER_SECRETS"}
+)
 
 
 def _plain_text(value: str) -> str:
@@ -124,7 +128,24 @@ class Spec(Model):
         data["secrets"] = sorted(self.secrets)
         return data
 
+    def with_worker(self, dispatch_id: str) -> "Spec":
+        """Return the spec as it is sent: with the variables that tell a worker inside what was agreed.
+
+        Parameters:
+            dispatch_id: the dispatch.
+        """
+        told = {
+            "AGORA_DISPATCH_ID": dispatch_id,
+            "AGORA_WORKER_GRACE": str(self.grace),
+            "AGORA_WORKER_TIMEOUT": str(self.timeout),
+            # The one character that no name of a variable has.
+            "AGORA_WORKER_SECRETS": "=".join(sorted(self.secrets)),
+        }
+        return self.model_copy(update={"env": {**told, **self.env, "AGORA_DISPATCH_ID": dispatch_id}})
+
     def digest(self) -> str:
-        """Return a hash of all but the secrets' values, short enough for a label of every backend."""
-        text = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
+        """Return a hash of what was asked for without the secrets' values, short enough for any backend's label."""
+        data = self.public()
+        data["env"] = {name: value for name, value in self.env.items() if name not in WORKER_VARIABLES}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:40]

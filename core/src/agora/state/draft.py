@@ -78,13 +78,13 @@ class Draft:
             raise AssertionError(f"no transition {self.entry.state.value} -> {state.value}")
         self.set(state=state, **values)
 
-    def emit(self, kind: EventType, **data: Any) -> None:
+    def emit(self, kind: EventType, /, **data: Any) -> None:
         """Add an event with the next sequence number."""
         sequence = self.entry.sequence + 1
         self._events.append(EventDraft(kind, sequence, self.now, data))
         self.set(sequence=sequence)
 
-    def note(self, kind: str, **data: Any) -> None:
+    def note(self, kind: str, /, **data: Any) -> None:
         """Add a note; the oldest go when there are too many."""
         note = Note(type=kind, at=self.now, data=data)
         self.set(notes=(*self.entry.notes, note)[-MAX_NOTES:])

@@ -174,10 +174,17 @@ class Abandoned:
 
 @dataclass(frozen=True)
 class WorkerSaid:
-    """The worker sent an event of its own."""
+    """The worker sent an event of its own.
+
+    Parameters:
+        source: which process of the workload said it, so that what is read twice is told once; empty where unknown.
+        number: counts its events, from 1.
+    """
 
     type: EventType
     data: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ __all__ = ["ALLOWED", "Change", "EventDraft", "apply"]
 
 #: A worker speaks only for itself.
 _WORKER_TYPES = (EventType.CANCELLED, EventType.PROGRESS, EventType.HEARTBEAT)
+#: Of one process of a workload: a heartbeat every 10 s of the longest timeout.
+MAX_WORKER_EVENTS = 10_000
+#: Processes of one workload whose events are told apart; of more, those heard of longest ago are forgotten.
+MAX_WORKER_SOURCES = 8
 
 
 def apply(entry: Entry, fact: facts.Fact, now: datetime) -> Change:
@@ -65,16 +69,24 @@ def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
     if fact.type not in _WORKER_TYPES:
         draft.note("refused_worker_event", event=fact.type.value)
         return False
-    if entry.state.terminal:
-        if fact.type is EventType.CANCELLED and entry.acknowledged is None:
-            draft.set(acknowledged=True)
-        draft.note("late_worker_event", event=fact.type.value, **fact.data)
-        return False
-    if fact.type is EventType.CANCELLED:
-        if entry.acknowledged:
+    if fact.source:
+        if not entry.heard.get(fact.source, 0) < fact.number <= MAX_WORKER_EVENTS:
             return False
-        draft.set(acknowledged=True)
-    draft.emit(fact.type, **fact.data)
+        others = {source: number for source, number in entry.heard.items() if source != fact.source}
+        kept = list(others.items())[1 - MAX_WORKER_SOURCES :]
+        draft.set(heard={**dict(kept), fact.source: fact.number})
+    if fact.type is EventType.CANCELLED:
+        if entry.acknowledged is not None:
+            return False
+        draft.set(acknowledged=fact.data.get("clean") is not False)
+    if entry.state.terminal:
+        draft.note("late_worker_event", **{**fact.data, "event": fact.type.value})
+        return False
+    data = dict(fact.data)
+    if fact.type is EventType.CANCELLED and entry.cause is not None:
+        # The worker is told of a stop, not by whom.
+        data["cause"] = entry.cause.model_dump(mode="json")
+    draft.emit(fact.type, **data)
     return True
 
 

@@ -1,0 +1,194 @@
+"""What the workload itself says: marked lines among its output become events, and the output is given without them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from itertools import islice
+
+import anyio
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agora.engine.core import Core
+from agora.engine.targets import Target
+from agora.errors import AgoraError, Unreachable
+from agora.model.events import EventType
+from agora.model.observation import LogChunk
+from agora.model.record import Entry, State
+from agora.state import WorkerSaid
+from agora.worker.marks import Sieve
+
+logger = logging.getLogger(__name__)
+
+#: Before an end that was seen is written, the workload's last words are read for so long at most (contract 5), in s.
+DRAIN_SECONDS = 2.0
+#: How many lines at the end of the output they are looked for in.
+DRAIN_LINES = 200
+#: A target that gives no output and no sign of life for so long is given up, in seconds.
+SILENT_SECONDS = 10.0
+#: Pieces of output that one hop to a worker thread fetches where nobody follows them live.
+CHUNKS_AT_ONCE = 256
+#: Where marks are among the last lines, twice as many are asked for, so often at most.
+_MOST_READS = 10
+
+
+class _Mark(BaseModel):
+    """The part of a worker's event that is of interest here."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    id: str = Field(pattern=r"^[0-9a-f]{1,32}\.[0-9]{1,18}$")
+    type: EventType
+    subject: str
+    sequence: int = Field(ge=1)
+    data: dict[str, object]
+
+
+def facts_of(entry: Entry, marks: Iterable[bytes]) -> list[WorkerSaid]:
+    """Return what the marks say that was not heard before; of an ended dispatch only a cancel is of interest."""
+    facts = []
+    for mark in marks:
+        try:
+            said = _Mark.model_validate_json(mark)
+        except ValidationError:
+            logger.warning("dispatch %s: its output has a mark that is none of a worker's", entry.id)
+            continue
+        source = said.id.partition(".")[0]
+        over = entry.state.terminal and (said.type is not EventType.CANCELLED or entry.acknowledged is not None)
+        if said.subject == entry.id and not over and said.sequence > entry.heard.get(source, 0):
+            facts.append(WorkerSaid(said.type, dict(said.data), source, said.sequence))
+    return facts
+
+
+class Listener:
+    """Hears the workloads of one engine.
+
+    Parameters:
+        core: the common ground.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def hear(self, id: str, marks: Sequence[bytes]) -> None:
+        """Write down what marks say, if anything of it is new; whoever only reads the output is told of no failure."""
+        if not marks:
+            return
+        try:
+            entry = await self._core.store.read(id)
+            if facts := facts_of(entry, marks):
+                await self._core.apply(entry, *facts)
+        except AgoraError as error:
+            logger.warning("dispatch %s: what its worker said could not be written down: %s", id, error)
+
+    async def drain(self, entry: Entry, target: Target) -> None:
+        """Read the last words of a workload that was asked to stop and has ended; for at most two seconds.
+
+        Parameters:
+            entry: as stored now.
+            target: where it ran.
+        """
+        wanted = entry.state is State.STOPPING and entry.acknowledged is None and entry.handle is not None
+        if not wanted or not target.has("logs") or not target.implements("logs"):
+            return
+        with anyio.move_on_after(DRAIN_SECONDS) as scope:
+            try:
+                async with aclosing(self._read(entry, target, False, None, DRAIN_LINES)) as chunks:
+                    sieves = _Sieves(entry.id)
+                    marks = [mark async for chunk in chunks for mark in sieves.feed(chunk)[1]]
+            except AgoraError as error:
+                logger.info("dispatch %s: the last words of its worker cannot be read: %s", entry.id, error)
+                return
+            await self.hear(entry.id, marks)
+        if scope.cancelled_caught:
+            logger.info("dispatch %s: its output did not come within %g s", entry.id, DRAIN_SECONDS)
+
+    async def output(
+        self, entry: Entry, target: Target, follow: bool, since: datetime | None, tail: int | None
+    ) -> AsyncGenerator[LogChunk, None]:
+        """Yield the output of a workload without the marks in it, and write down what these say.
+
+        Parameters:
+            entry: with its handle.
+            target: where it runs.
+            follow, since, tail: as for the hook `logs`; marks do not count as lines.
+        """
+        surplus = 0
+        if tail:
+            tail, surplus = await self._window(entry, target, since, tail)
+        sieves = _Sieves(entry.id)
+        async with aclosing(self._read(entry, target, follow, since, tail)) as chunks:
+            async for chunk in chunks:
+                rest, marks = sieves.feed(chunk)
+                await self.hear(entry.id, marks)
+                if surplus:
+                    lines = rest.data.split(b"\n", surplus)
+                    surplus -= len(lines) - 1
+                    rest = rest.model_copy(update={"data": b"" if surplus else lines[-1]})
+                if rest.data or rest.dropped:
+                    yield rest
+        for rest in sieves.close():
+            yield rest
+
+    async def _window(self, entry: Entry, target: Target, since: datetime | None, tail: int) -> tuple[int, int]:
+        """Return how many of the last lines hold `tail` lines of output, and how many are in them besides."""
+        lines = tail
+        for _ in range(_MOST_READS):
+            sieves = _Sieves(entry.id)
+            marks = breaks = visible = 0
+            end = b"\n"
+            async with aclosing(self._read(entry, target, False, since, lines)) as chunks:
+                async for chunk in chunks:
+                    rest, found = sieves.feed(chunk)
+                    marks += len(found)
+                    breaks += chunk.data.count(b"\n")
+                    visible += rest.data.count(b"\n")
+                    end = rest.data[-1:] or end
+            visible += end != b"\n"
+            if not marks or visible >= tail or breaks < lines:
+                return lines, max(visible - tail, 0)
+            lines *= 2
+        return lines, 0
+
+    async def _read(
+        self, entry: Entry, target: Target, follow: bool, since: datetime | None, tail: int | None
+    ) -> AsyncGenerator[LogChunk, None]:
+        chunks: Iterator[LogChunk] = await target.call(
+            "logs", seconds=SILENT_SECONDS, handle=entry.handle, follow=follow, since=since, tail=tail
+        )
+        limiter = anyio.CapacityLimiter(1)
+        at_once = 1 if follow else CHUNKS_AT_ONCE
+        while True:
+            read: Sequence[LogChunk] = ()
+            with anyio.move_on_after(SILENT_SECONDS) as scope:
+                read = await anyio.to_thread.run_sync(
+                    lambda: tuple(islice(chunks, at_once)), limiter=limiter, abandon_on_cancel=True
+                )
+            if scope.cancelled_caught:
+                raise Unreachable(f"target {target.name!r} gave no sign of life within {SILENT_SECONDS:g} s")
+            if not read:
+                return
+            for chunk in read:
+                yield chunk
+
+
+class _Sieves:
+    """A sieve for each stream of one dispatch."""
+
+    def __init__(self, id: str) -> None:
+        self._sieves = {"stdout": Sieve(id), "stderr": Sieve(id)}
+        self._last: dict[str, LogChunk] = {}
+
+    def feed(self, chunk: LogChunk) -> tuple[LogChunk, list[bytes]]:
+        """Return a chunk without marks, and the marks."""
+        rest, marks = self._sieves[chunk.stream].feed(chunk.data)
+        self._last[chunk.stream] = chunk
+        return chunk if rest == chunk.data else chunk.model_copy(update={"data": rest}), marks
+
+    def close(self) -> list[LogChunk]:
+        """Return what was held back and is output."""
+        held = ((chunk, self._sieves[stream].close()) for stream, chunk in self._last.items())
+        return [chunk.model_copy(update={"data": data, "dropped": 0}) for chunk, data in held if data]
