@@ -58,6 +58,8 @@ class GivenClient:
         self.degraded: tuple[str, ...] = ()
         self.chunks: list[LogChunk] = []
         self.logs_end = True
+        self.record_seconds = 0.0
+        self.committed: list[tuple[str, bool]] = []
 
     def has_accepted(self, wanted: int) -> bool:
         return self.accepted >= wanted
@@ -85,6 +87,8 @@ class GivenClient:
         self.told.set()
         if not self.recorded:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
+        await anyio.sleep(self.record_seconds)
+        self.committed.append((reason, force))
         self.accepted += 1
         return CancelResult(
             id=id, outcome=Outcome.STOPPING, state=State.STOPPING, delivered=True,
@@ -156,6 +160,25 @@ async def test_the_third_detaches(client: GivenClient, capsys: pytest.CaptureFix
     assert await signalled(client, signal.SIGINT, signal.SIGINT, signal.SIGINT) == 125
     assert f"detached from {ID}" in capsys.readouterr().err
     assert not client.ended.is_set()
+
+
+async def test_three_at_once_are_recorded_before_it_detaches(client: GivenClient) -> None:
+    client.record_seconds = 0.2
+    codes: list[int] = []
+
+    async def run() -> None:
+        foreground = Foreground(cast(AgoraClient, client), Session(), quiet=False)
+        codes.append(await foreground.run(None, ID, {"command": ["x"]}))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await until(lambda: signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL and client.recorded)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        await until(lambda: codes)
+    assert codes == [125]
+    assert len(client.committed) >= 2
+    assert {force for _, force in client.committed} == {False, True}
 
 
 async def test_a_terminal_that_hangs_up_twice_at_once_does_not_force(client: GivenClient) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from agora.cli.progress import Progress
     from agora.client import AgoraClient, DispatchHandle
+    from agora.model.cancel import CancelResult
     from agora.model.observation import LogChunk
     from agora.model.record import Record
 
@@ -31,6 +32,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A closing terminal may send SIGHUP through its shell and through the kernel; within this time they are one.
 ONE_HANGUP = 1.0
 CANCEL_RETRY = 0.05
+#: Who detaches waits so long for each request to be recorded, in seconds.
+RECORD_SECONDS = 2.0
 
 
 @click.command(cls=AgoraCommand, own_error=Exit.UNKNOWN, context_settings={"allow_interspersed_args": False})
@@ -75,6 +78,7 @@ class Foreground:
         self.id = ""
         self.known = False
         self.detached = False
+        self.asked: list[tuple[str, bool]] = []
         self.progress = Progress() if progress_wanted() and not quiet else None
         self.last_output = 0.0
         self.in_line = False
@@ -164,31 +168,54 @@ class Foreground:
                         last_hangup = time.monotonic()
                     count += 1
                     if count >= 3:
+                        await self._record_requests()
                         self.detached = True
                         self.tasks.cancel_scope.cancel()
                         return
+                    self.asked.append((number.name, count == 2))
                     self.tasks.start_soon(self._cancel, number.name, count == 2)
         finally:
             # A signal that comes while the end is being told must not take the exit code away.
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
-    async def _cancel(self, reason: str, force: bool) -> None:
+    async def _record_requests(self) -> None:
+        """See that what the first two signals asked for is recorded: the third leaves it to the supervisor."""
         import anyio
 
         from agora.errors import AgoraError
+
+        for reason, force in list(self.asked):
+            # Recording is the first thing that a cancel does; what comes after may be left.
+            with anyio.move_on_after(RECORD_SECONDS):
+                try:
+                    await self._ask(reason, force)
+                except AgoraError as error:
+                    say(f"cannot cancel {self.id}: {error}")
+
+    async def _ask(self, reason: str, force: bool) -> CancelResult:
+        """Cancel, also before the record is there."""
+        import anyio
+
         from agora.model.cancel import Outcome
+
+        while True:
+            was_known = self.known
+            result = await self.client.cancel(self.id, reason=reason, force=force)
+            if result.outcome is not Outcome.NOT_FOUND or was_known:
+                with suppress(ValueError):
+                    self.asked.remove((reason, force))
+                return result
+            await anyio.sleep(CANCEL_RETRY)
+
+    async def _cancel(self, reason: str, force: bool) -> None:
+        from agora.errors import AgoraError
 
         self._make_room()
         say(f"{reason}: {'forcing the end of' if force else 'cancelling'} {self.id}; "
             f"{'once more to leave it alone' if force else 'again to force'}")  # fmt: skip
         try:
-            while True:
-                was_known = self.known
-                result = await self.client.cancel(self.id, reason=reason, force=force)
-                if result.outcome is not Outcome.NOT_FOUND or was_known:
-                    break
-                await anyio.sleep(CANCEL_RETRY)
+            result = await self._ask(reason, force)
         except AgoraError as error:
             say(f"cannot cancel {self.id}: {error}")
             return
