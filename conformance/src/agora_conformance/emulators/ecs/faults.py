@@ -167,6 +167,10 @@ class Faults:
 
         self._on_loop(act)
 
+    def mend(self, text: str) -> None:
+        """End the faults that choose requests by exactly this text."""
+        self._on_loop(lambda: self._rules.__setitem__(slice(None), [one for one in self._rules if one.text != text]))
+
     def requests(self, action: str = "", text: str = "") -> list[Call]:
         """Return the requests so far, also those that were refused."""
         calls: list[Call] = self._on_loop(lambda: list(self.calls))
