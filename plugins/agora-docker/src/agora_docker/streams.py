@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -43,7 +44,8 @@ class Reader(Generic[T]):
     ) -> None:
         self._answer = answer
         self._parse = parse
-        self._items: queue.Queue[T] = queue.Queue(_AHEAD)
+        # None wakes whoever waits for an item when there will be no more.
+        self._items: queue.Queue[T | None] = queue.Queue(_AHEAD)
         self._response: requests.Response | None = None
         self._failure: AgoraError | None = None
         self._closed = False
@@ -110,6 +112,8 @@ class Reader(Generic[T]):
         finally:
             self._ended.set()
             self._begun.set()
+            with contextlib.suppress(queue.Full):  # then nobody waits
+                self._items.put_nowait(None)
 
     def _take(self, response: requests.Response) -> None:
         try:
