@@ -64,6 +64,7 @@ class Api:
                 "DeleteLogGroup": logs.delete_group,
                 "PutRetentionPolicy": logs.retain,
                 "CreateLogStream": logs.create_stream,
+                "DeleteLogStream": logs.delete_stream,
                 "DescribeLogGroups": logs.describe_groups,
                 "DescribeLogStreams": logs.describe_streams,
                 "GetLogEvents": logs.get,

@@ -135,7 +135,8 @@ class Worker:
         await self._tell("PENDING", version=True)
         if await self._stops_within(timing.prepare):
             return False
-        streams = {one.name: self._stream(one) for one in task.containers}
+        for one in task.containers:
+            one.stream = self._stream(one)
         secrets = {one.name: self._secrets(one) for one in task.containers}
         task.times["pullStartedAt"] = clock.now()
         images = {one.name: self._image(one) for one in task.containers}
@@ -148,7 +149,7 @@ class Worker:
         if await self._stops_within(timing.activate):
             return False
         for one in task.containers:
-            await self._start(one, images[one.name], secrets[one.name], streams[one.name])
+            await self._start(one, images[one.name], secrets[one.name])
         task.times["startedAt"] = clock.now()
         await self._tell("RUNNING", version=True)
         return True
@@ -192,9 +193,7 @@ class Worker:
             )
             raise CannotStart(text) from None
 
-    async def _start(
-        self, container: TaskContainer, image: Image, secrets: dict[str, str], stream: Stream | None
-    ) -> None:
+    async def _start(self, container: TaskContainer, image: Image, secrets: dict[str, str]) -> None:
         try:
             spec = Maker(self.account.region).make(self.task, container, image, secrets)
         except NotStartable as error:
@@ -209,13 +208,13 @@ class Worker:
             )
             raise CannotStart(FAILED, container, text) from None
         container.status = "RUNNING"
-        container.pump = self.account.spawn(self._pump(container, stream))
+        container.pump = self.account.spawn(self._pump(container))
 
-    async def _pump(self, container: TaskContainer, stream: Stream | None) -> None:
+    async def _pump(self, container: TaskContainer) -> None:
         """Carry output to CloudWatch Logs until there is no more."""
         if container.process is None:
             return
-        log = container.process.log
+        log, stream = container.process.log, container.stream
         lines = log.lines()
         for line in lines:
             if stream is not None:
@@ -287,12 +286,9 @@ class Worker:
 
     def _lose(self, container: TaskContainer, killed: float) -> None:
         """Drop what non-blocking logs had not flushed yet."""
-        options = _log_options(container)
-        if options is None or options.get("mode", "non-blocking") == "blocking":
-            return
-        name = f"{options['awslogs-stream-prefix']}/{container.name}/{self.task.id}"
-        stream = self.account.logs.stream(options["awslogs-group"], name)
-        self.account.logs.forget(stream, killed - self.account.timing.flush)
+        options = _log_options(container) or {}
+        if container.stream is not None and options.get("mode", "non-blocking") != "blocking":
+            self.account.logs.forget(container.stream, killed - self.account.timing.flush)
 
     async def _collect(self) -> None:
         """Note how every container ended."""

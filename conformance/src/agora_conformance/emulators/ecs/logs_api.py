@@ -43,6 +43,12 @@ class LogsApi:
         self._groups.create_stream(body["logGroupName"], body["logStreamName"])
         return {}
 
+    def delete_stream(self, body: Object) -> Object:
+        """DeleteLogStream."""
+        stream = self._groups.stream(body["logGroupName"], body["logStreamName"])
+        del self._groups.group(body["logGroupName"]).streams[stream.name]
+        return {}
+
     def describe_groups(self, body: Object) -> Object:
         """DescribeLogGroups."""
         prefix = body.get("logGroupNamePrefix", "")

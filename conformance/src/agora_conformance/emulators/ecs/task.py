@@ -8,6 +8,7 @@ import uuid
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+from agora_conformance.emulators.ecs.cloudwatch import Stream
 from agora_conformance.emulators.ecs.errors import Object
 from agora_conformance.emulators.runner import Container
 
@@ -27,7 +28,8 @@ class TaskContainer:
         exit_code: None as long as it has none, for ever where it never ran.
         reason: what ECS says about it.
         process: what runs.
-        pump: carries its output to its log stream.
+        stream: where its output goes.
+        pump: carries it there.
     """
 
     definition: Object
@@ -37,6 +39,7 @@ class TaskContainer:
     exit_code: int | None = None
     reason: str | None = None
     process: Container | None = None
+    stream: Stream | None = None
     pump: asyncio.Task[None] | None = None
 
     @property
