@@ -14,6 +14,12 @@ from nomad_harness import Hands, eventually
 pytestmark = pytest.mark.backend("nomad")
 
 
+@pytest.fixture(autouse=True)
+def _soon_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last line that comes late comes so soon here."""
+    monkeypatch.setattr("agora_nomad.logs._LATE_SECONDS", 0.6)
+
+
 def test_a_follower_hears_both_streams_to_the_last_line(hands: Hands) -> None:
     script = "for i in 1 2 3 4 5 6; do echo out $i; echo err $i >&2; sleep 0.3; done; printf 'no newline'"
     handle = hands.start(script)
@@ -40,7 +46,7 @@ def test_a_follower_of_what_never_starts_ends(hands: Hands) -> None:
 
 
 def test_the_last_line_of_a_container_comes_late(tmp_path: Path) -> None:
-    with NomadEmulator(timing=Timing(docker_log=0.6)) as emulator:
+    with NomadEmulator(timing=Timing(docker_log=0.3)) as emulator:
         hands = Hands(emulator, tmp_path, driver="docker")
         handle = hands.start("echo first; sleep 0.5; echo last")
         assert hands.output(handle, follow=True) == b"first\nlast\n"

@@ -28,7 +28,7 @@ def alone(tmp_path: Path) -> Iterator[Hands]:
 
 def drain(hands: Hands, on: bool) -> None:
     (node,) = hands.api.nodes()
-    spec = {"DrainSpec": {"Deadline": 5 * 10**9, "IgnoreSystemJobs": False} if on else None, "MarkEligible": not on}
+    spec = {"DrainSpec": {"Deadline": 3 * 10**8, "IgnoreSystemJobs": False} if on else None, "MarkEligible": not on}
     hands.api._connection.client.node.request(node["ID"], "drain", method="post", json=spec)
 
 
@@ -100,7 +100,7 @@ def test_stopped_while_away_is_no_end_before_the_client_says_so(alone: Hands) ->
     alone.emulator.node_away()
     eventually(lambda: alone.observe(handle).reachable is False)
     assert alone.stop(handle).kind is ReceiptKind.SIGNALLED
-    until = time.monotonic() + 1
+    until = time.monotonic() + 0.5
     while time.monotonic() < until:
         assert alone.observe(handle).phase is Phase.RUNNING
         assert alone.processes(handle)
@@ -110,7 +110,8 @@ def test_stopped_while_away_is_no_end_before_the_client_says_so(alone: Hands) ->
     assert len(alone.allocations(handle)) == 1
 
 
-def test_no_leader_ends_nothing(hands: Hands) -> None:
+def test_no_leader_ends_nothing(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agora_nomad.api.CALL_SECONDS", 1.0)
     handle = hands.start()
     hands.ready(handle)
     hands.emulator.faults.leaderless()

@@ -110,7 +110,7 @@ async def test_without_the_right_to_signal_a_stop_is_degraded_and_never_refused(
         targets={"c": TargetConfig("c", "nomad", table, "a test")}, default_target="c", supervisor=False
     )
     async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
-        handle = await agora.dispatch(command=("/bin/sh", "-c", STUBBORN), grace=4, timeout=60)
+        handle = await agora.dispatch(command=("/bin/sh", "-c", STUBBORN), grace=2 if force else 4, timeout=60)
         async for chunk in agora.logs(handle.id, follow=True):
             if b"ready" in chunk.data:
                 break

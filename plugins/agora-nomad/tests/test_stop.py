@@ -6,9 +6,14 @@ import threading
 import time
 from pathlib import Path
 
+import anyio
 import pytest
+from agora.client import AgoraClient
+from agora.config import Settings, TargetConfig
 from agora.errors import ProviderError, Unreachable
+from agora.model.events import EventType
 from agora.model.observation import Phase, ReceiptKind
+from agora.model.record import State
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import names
 from nomad_harness import GRACEFUL, STUBBORN, Hands, eventually
@@ -30,7 +35,7 @@ def test_a_workload_that_listens_keeps_its_exit_code(hands: Hands, driver: str) 
     assert not hands.processes(handle)
 
 
-@pytest.mark.parametrize("driver", ["raw_exec", "exec", "docker"])
+@pytest.mark.parametrize("driver", ["raw_exec", "docker"])
 def test_a_workload_that_does_not_listen_is_killed_on_time(hands: Hands, driver: str) -> None:
     handle = hands.start(STUBBORN, grace=2, options={"driver": driver})
     hands.ready(handle)
@@ -100,18 +105,6 @@ def test_a_force_kills_at_once_and_nothing_follows(hands: Hands) -> None:
     assert len(hands.allocations(handle)) == 1
     calls = hands.emulator.faults.requests()
     assert not [call for call in calls if call.operation == "allocation/stop"], "it would start another"
-
-
-def test_the_cap_of_the_client_shows_in_what_it_announces(tmp_path: Path) -> None:
-    with NomadEmulator(max_kill_timeout=3) as emulator:
-        hands = Hands(emulator, tmp_path, max_grace=30)
-        handle = hands.start(STUBBORN, grace=20)
-        hands.ready(handle)
-        assert hands.stop(handle, grace=20).effective_grace == 20
-        eventually(lambda: hands.observe(handle).effective_grace == 3, 2.5)
-        assert hands.stop(handle, grace=20).effective_grace == 3
-        assert hands.end(handle).forced is True
-        hands.provider.close()
 
 
 def test_what_was_never_placed_ends_without_an_allocation(hands: Hands) -> None:
@@ -193,3 +186,41 @@ def test_a_stop_of_a_client_that_is_away_is_taken_and_a_kill_is_not(tmp_path: Pa
         assert hands.end(handle, 20).stop_reached is True
         assert not hands.processes(handle)
         hands.provider.close()
+
+
+@pytest.mark.anyio
+async def test_a_cap_that_shows_late_is_told_in_a_further_event(tmp_path: Path) -> None:
+    with NomadEmulator(max_kill_timeout=3) as emulator:
+        table = {"address": emulator.url, "driver": "raw_exec", "max_grace": 30}
+        config = TargetConfig("c", "nomad", table, "a test")
+        settings = Settings(default_target="c", targets={"c": config}, supervisor=False)
+        async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
+            handle = await agora.dispatch(command=("/bin/sh", "-c", STUBBORN), grace=20, timeout=60)
+            async for chunk in agora.logs(handle.id, follow=True):
+                if b"ready" in chunk.data:
+                    break
+            result = await agora.cancel(handle.id, reason="a test")
+            assert result.effective_grace == 20
+            record = await agora.wait(handle.id, timeout=20)
+            assert (record.state, record.forced, record.effective_grace) == (State.CANCELLED, True, 3)
+            told = [event.data async for event in agora.events(handle.id) if event.type == EventType.STOPPING]
+            assert [bool(data.get("clamped")) for data in told] == [False, True]
+
+
+@pytest.mark.anyio
+async def test_what_waits_for_a_place_says_why_on_its_record(tmp_path: Path) -> None:
+    with NomadEmulator() as emulator:
+        config = TargetConfig("c", "nomad", {"address": emulator.url, "driver": "raw_exec"}, "a test")
+        settings = Settings(default_target="c", targets={"c": config}, supervisor=False)
+        async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
+            handle = await agora.dispatch(command=("/bin/true",), options={"memory_mb": 100_000_000})
+            record = await agora.get(handle.id)
+            with anyio.fail_after(10):
+                while record.reason != "unplaceable":
+                    await anyio.sleep(0.1)
+                    record = await agora.get(handle.id)
+            assert record.state is State.SUBMITTED
+            assert any("memory exhausted on 1 of 1 nodes" in str(note.data) for note in record.notes)
+            await agora.cancel(handle.id)
+            record = await agora.wait(handle.id, timeout=10)
+            assert (record.state, record.confirmed, record.exit_code) == (State.CANCELLED, True, None)
