@@ -226,8 +226,9 @@ class HookProbe(Witness):
         if (await self.hooks.observe(self.handle)).phase in (Phase.PENDING, Phase.RUNNING):
             if self.hooks.has("kill"):
                 await self.hooks.call("kill", handle=self.handle)
+                await self.hooks.end(self.handle, 5)
             else:
                 await self.hooks.stop(self.handle, 2)
-            await self.hooks.end(self.handle, 5)
+                await self.hooks.end(self.handle, 15)  # an earlier grace may have to pass first
         if self.hooks.has("release"):
             await self.hooks.call("release", handle=self.handle)

@@ -18,8 +18,8 @@ from agora_k8s.testing.gateway import Gateway
 
 pytestmark = pytest.mark.backend("k8s")
 
-#: What needs more than the provider's own requests: a cut of the API, another image, a record that goes.
-HANDS = ("AWAY-01", "AWAY-02", "AWAY-05", "DISP-12", "FOREIGN-02", "CLEAN-02")
+#: What needs more than the provider's own requests: a cut of the API, another image, a pod of nobody's.
+HANDS = ("AWAY-01", "AWAY-02", "DISP-12", "FOREIGN-02")
 
 
 @pytest.mark.timeout(150)

@@ -108,7 +108,7 @@ def test_a_server_that_never_answers_keeps_nobody_waiting(emulator: K8sEmulator,
         handle = Handle(id="a", backend="b", data={"installation": "i", "uid": "u"})
         with pytest.raises(Unreachable, match="no answer"):
             hands.stop(handle)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10, "a stop has no more"
 
 
 def test_the_targets_configuration_is_refused_where_it_is_wrong(tmp_path: Path) -> None:
