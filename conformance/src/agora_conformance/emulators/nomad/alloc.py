@@ -106,6 +106,9 @@ class AllocRunner:
             for name, one in hold.tasks.items()
         }
         self.dirty = False
+        self._stopped, self._finished = asyncio.Event(), asyncio.Event()
+        if self.over:
+            self._finished.set()
         self._wanted = hold.alloc["DesiredStatus"] == "run"
 
     def _changed(self) -> None:
@@ -123,6 +126,7 @@ class AllocRunner:
     def stop(self) -> None:
         """Bring every task down."""
         self._wanted = False
+        self._stopped.set()
         for runner in self._runners.values():
             runner.kill()
 
@@ -144,8 +148,30 @@ class AllocRunner:
 
     # -- its life ------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Look after every task until all are over."""
+    async def run(self, after: AllocRunner | None = None) -> None:
+        """Look after every task until all are over.
+
+        Parameters:
+            after: what it replaces, on the same client: begin when that is over.
+        """
+        try:
+            if after is not None:
+                await after.ended_before(self._stopped)
+            await self._run()
+        finally:
+            if self.over:
+                self._finished.set()
+
+    async def ended_before(self, stopped: asyncio.Event) -> None:
+        """Wait until every task is over, or an event."""
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._finished, stopped)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+
+    async def _run(self) -> None:
         if not self._wanted and not self.over:
             await asyncio.gather(*(one.bring_down_again() for one in self._runners.values()))
             return
@@ -198,10 +224,10 @@ class AllocRunner:
         status = self.report()["ClientStatus"]
         return self.dirty and (self.over or (status in CLIENT_TERMINAL and said != status))
 
-    def told(self) -> None:
-        """Note that the servers know everything."""
-        self.hold.told = self.report()
+    def telling(self) -> Object:
+        """Return what is to be told, and take it for told."""
         self.dirty = False
+        return self.report()
 
 
 def _status(states: dict[str, Object]) -> tuple[str, str]:

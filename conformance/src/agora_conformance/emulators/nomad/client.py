@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agora_conformance.emulators.nomad.alloc import AllocHold, AllocRunner, group_of, take_up
 from agora_conformance.emulators.nomad.errors import Object
+from agora_conformance.emulators.nomad.gate import Gate
 from agora_conformance.emulators.nomad.nodes import Nodes
 from agora_conformance.emulators.nomad.scheduler import Scheduler
 from agora_conformance.emulators.nomad.store import Store, client_over
@@ -30,7 +31,7 @@ class Client:
         host: what it works with.
         node: its node, as it registers it.
         folder: where it keeps allocations.
-        gate: waits until the servers are there.
+        gate: whether the servers are there.
     """
 
     store: Store
@@ -39,7 +40,7 @@ class Client:
     host: Host
     node: Object
     folder: Path
-    gate: Callable[[], Awaitable[None]]
+    gate: Gate
     up: bool = False
     holds: dict[str, AllocHold] = field(default_factory=dict)
     _runners: dict[str, AllocRunner] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Client:
 
     async def _run(self, delay: float) -> None:
         await asyncio.sleep(delay)
-        await self.gate()
+        await self.gate.passed()
         known = self.store.nodes.get(self.node["ID"])
         away = known is not None and known["Status"] == "disconnected"
         self.nodes.register(self.node)
@@ -107,7 +108,7 @@ class Client:
     async def _ready_later(self) -> None:
         """Say that the node is ready once the servers know what became of its allocations."""
         await asyncio.sleep(self.host.timing.client_return)
-        self._push()
+        await self._push()
         self.nodes.set_status(self.node["ID"], "ready")
 
     def returned(self) -> None:
@@ -127,7 +128,7 @@ class Client:
             news = self.store.news
             self._look()
             await news.wait()
-            await self.gate()
+            await self.gate.passed()
 
     def _look(self) -> None:
         mine = {one["ID"]: one for one in self.store.node_allocs(self.node["ID"])}
@@ -167,7 +168,7 @@ class Client:
             runner.dirty = hold.told is not None
             if alloc["ClientStatus"] == "unknown" and alloc["DesiredStatus"] == "run":
                 runner.reconnect()
-            self._spawn(runner.run())
+            self._spawn(runner.run(self._runners.get(alloc.get("PreviousAllocation", ""))))
         elif hold.told != runner.report():
             runner.dirty = True
 
@@ -188,32 +189,34 @@ class Client:
         ticks = 0
         while True:
             await asyncio.sleep(self.host.timing.sync)
-            await self.gate()
             ticks += 1
             if any(one.urgent for one in self._runners.values()) or ticks % self.host.timing.lazy == 0:
-                self._push()
+                await self._push()
 
-    def _push(self) -> None:
-        """Tell the servers what has changed."""
-        told = [(name, one) for name, one in self._runners.items() if one.dirty and name in self.store.allocs]
-        for one in self._runners.values():
-            if one.dirty and one.hold.alloc["ID"] not in self.store.allocs:
-                one.told()
-        if not told:
+    async def _push(self) -> None:
+        """Tell the servers what has changed; servers that are away hear of it when they are back."""
+        reports = {name: one.telling() for name, one in self._runners.items() if one.dirty}
+        if reports and self.gate.closed:
+            await self.gate.passed()
+            # They look after their own affairs first.
+            await asyncio.sleep(self.host.timing.observe * 8)
+        reports = {name: one for name, one in reports.items() if name in self.store.allocs}
+        if not reports:
             return
-        made = []
+        made, jobs = [], set()
         with self.store.write("AllocationUpdated") as txn:
-            for name, runner in told:
+            for name, report in reports.items():
                 old = self.store.allocs[name]
-                new = txn.alloc({**old, **runner.report()}, by_client=True)
-                runner.told()
+                new = txn.alloc({**old, **report}, by_client=True)
+                jobs.add((old["Namespace"], old["JobID"]))
+                self.holds[name].told = report
                 if (cause := self._follows(old, new)) is not None:
                     made.append(txn.eval(self.scheduler.make(old["Job"], cause)))
-            for job in {(one.hold.alloc["Namespace"], one.hold.alloc["JobID"]) for _, one in told}:
+            for job in jobs:
                 txn.settle(job)
         for evaluation in made:
             self.scheduler.enqueue(evaluation)
-        if any(client_over(self.store.allocs[name]) for name, _ in told):
+        if any(client_over(self.store.allocs[name]) for name in reports):
             self.scheduler.unblock()
 
     @staticmethod

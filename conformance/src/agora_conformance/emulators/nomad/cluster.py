@@ -12,6 +12,7 @@ from agora_conformance.emulators.nomad.access import Access
 from agora_conformance.emulators.nomad.client import Client
 from agora_conformance.emulators.nomad.errors import ApiError
 from agora_conformance.emulators.nomad.faults import Faults
+from agora_conformance.emulators.nomad.gate import Gate
 from agora_conformance.emulators.nomad.identity import Identity
 from agora_conformance.emulators.nomad.nodes import Nodes
 from agora_conformance.emulators.nomad.scheduler import Scheduler
@@ -53,27 +54,6 @@ class Tasks:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@dataclass
-class Gate:
-    """Open while the servers are there."""
-
-    _open: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self._open.set()
-
-    async def passed(self) -> None:
-        """Wait until the servers are there."""
-        await self._open.wait()
-
-    def set(self, there: bool) -> None:
-        """Open or close it."""
-        if there:
-            self._open.set()
-        else:
-            self._open.clear()
 
 
 @dataclass

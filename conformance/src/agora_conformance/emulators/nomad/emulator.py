@@ -17,10 +17,11 @@ from aiohttp import web
 
 from agora_conformance.emulators.nomad.access import Access
 from agora_conformance.emulators.nomad.client import Client
-from agora_conformance.emulators.nomad.cluster import Cluster, Gate, Tasks
+from agora_conformance.emulators.nomad.cluster import Cluster, Tasks
 from agora_conformance.emulators.nomad.control import Control
 from agora_conformance.emulators.nomad.drivers import Driver
 from agora_conformance.emulators.nomad.faults import Faults
+from agora_conformance.emulators.nomad.gate import Gate
 from agora_conformance.emulators.nomad.identity import Identity
 from agora_conformance.emulators.nomad.nodes import Nodes, describe
 from agora_conformance.emulators.nomad.scheduler import Scheduler
@@ -161,7 +162,7 @@ class NomadEmulator:
         clients = {}
         for name in self._names:
             node = describe(str(uuid.uuid4()), name, self._datacenter, self._pool, self._meta)
-            clients[node["ID"]] = Client(store, nodes, scheduler, host, node, folder / name, gate.passed)
+            clients[node["ID"]] = Client(store, nodes, scheduler, host, node, folder / name, gate)
         access = Access(enabled=self._acl)
         return Cluster(
             store, scheduler, nodes, clients, access, self.faults, timing, tasks, gate, self._identity,

@@ -150,11 +150,15 @@ class Jobs:
             return self._registered(evaluation, old["JobModifyIndex"])
         version = 0 if old is None else old["Version"] + 1
         with self._store.write("JobRegistered") as txn:
-            made = txn.job({**job, "Version": version, "SubmitTime": nano()})
+            made = txn.job({**job, "Version": version, "SubmitTime": nano(), "NomadTokenID": self._accessor(ask)})
             evaluation = txn.eval(self._cluster.scheduler.make(made, "job-register", JobModifyIndex=txn.index))
             txn.settle(key)
         self._cluster.scheduler.enqueue(evaluation)
         return self._registered(evaluation, evaluation["CreateIndex"])
+
+    def _accessor(self, ask: Ask) -> str:
+        token = self._cluster.access.find(ask.token) if self._cluster.access.enabled else None
+        return "" if token is None else str(token["AccessorID"])
 
     def _again(self, job: Object) -> Object:
         """Look at a job again that is registered as it was."""

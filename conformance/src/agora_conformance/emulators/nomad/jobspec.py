@@ -105,7 +105,8 @@ def _constraints(given: Object) -> list[Object] | None:
 
 
 def _group(given: Object, kind: str) -> Object:
-    group = _filled(GROUP, given)
+    # The servers drop this one in favour of the block `disconnect`.
+    group = _filled(GROUP, {**given, "PreventRescheduleOnLost": None})
     batch = kind in ("batch", "sysbatch")
     group["RestartPolicy"] = _filled(RESTART if batch else SERVICE_RESTART, given.get("RestartPolicy"))
     group["ReschedulePolicy"] = _filled(RESCHEDULE if batch else SERVICE_RESCHEDULE, given.get("ReschedulePolicy"))

@@ -164,7 +164,7 @@ class Nodes:
         if chance == "eligible":
             self._evaluate(name)
             self.scheduler.unblock()
-        return index, self.store.index if chance == "eligible" and self.store.index > index else 0
+        return index, index + 1 if chance == "eligible" else 0
 
     async def _drain(self, name: str, deadline: int) -> None:
         """Let batch jobs run until the deadline, stop everything else at once."""

@@ -13,6 +13,7 @@ from agora_conformance.emulators.nomad.plan import Plan, Reconciler, due
 from agora_conformance.emulators.nomad.store import EVAL_TERMINAL, Key, Store, client_over
 from agora_conformance.emulators.nomad.timing import NANO, Timing, nano, stamp
 
+AWAY, LATER = "created for delayed disconnect timeout", "created for delayed rescheduling"
 PLACE_LATER = "created to place remaining allocations"
 #: What an evaluation that could not place something says no more when it is done.
 DROPPED = ("FailedTGAllocs", "ClassEligibility", "StatusDescription")
@@ -103,23 +104,26 @@ class Scheduler:
             return
         if plan.failed and evaluation["Status"] == "blocked":
             return
-        follow = self._follow(key, evaluation, plan)
+        follow = self._follow(key, evaluation, plan, snapshot)
+        if follow is not None:
+            evaluation = {**evaluation, "NextEval": follow["ID"]}
         blocked = self._blocked(evaluation, plan, snapshot) if plan.failed else None
         if not plan.empty:
             self._apply(key, evaluation, plan)
         await asyncio.sleep(self.timing.plan)
         done = {name: value for name, value in evaluation.items() if name not in DROPPED}
-        self._finish(key, done, plan, snapshot, follow, blocked)
+        self._finish(key, done, plan, snapshot, blocked)
 
-    def _follow(self, key: Key, evaluation: Object, plan: Plan) -> Object | None:
+    def _follow(self, key: Key, evaluation: Object, plan: Plan, snapshot: int) -> Object | None:
         """Write the evaluation that comes after this one."""
         made = None
         for name, at in plan.follow.items():
             job = self.store.jobs[key]
-            cause = "max-disconnect-timeout" if plan.updates_any("Disconnect") else "failed-follow-up"
+            away = plan.updates_any("Disconnect")
+            cause, words = ("max-disconnect-timeout", AWAY) if away else ("failed-follow-up", LATER)
             made = self.make(
                 job, cause, ID=name, JobModifyIndex=job["ModifyIndex"], PreviousEval=evaluation["ID"],
-                WaitUntil=stamp(at / NANO),
+                SnapshotIndex=snapshot, StatusDescription=words, WaitUntil=stamp(at / NANO),
             )  # fmt: skip
             with self.store.write("EvaluationUpdated") as txn:
                 self.later(txn.eval(made), at)
@@ -169,17 +173,13 @@ class Scheduler:
         if previous is not None and previous["ID"] not in changed:
             txn.link(previous, made["ID"])
 
-    def _finish(
-        self, key: Key, done: Object, plan: Plan, snapshot: int, follow: Object | None, blocked: Object | None
-    ) -> None:
+    def _finish(self, key: Key, done: Object, plan: Plan, snapshot: int, blocked: Object | None) -> None:
         done |= {
             "Status": "complete", "ModifyTime": nano(), "SnapshotIndex": snapshot,
             "PlanAnnotations": {"DesiredTGUpdates": plan.updates, "PreemptedAllocs": None},
         }  # fmt: skip
         if plan.queued:
             done["QueuedAllocations"] = plan.queued
-        if follow is not None:
-            done["NextEval"] = follow["ID"]
         if blocked is not None:
             done |= {"BlockedEval": blocked["ID"], "FailedTGAllocs": plan.failed}
         with self.store.write("EvaluationUpdated") as txn:
