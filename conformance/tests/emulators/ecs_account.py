@@ -43,10 +43,11 @@ class Ecs:
         self.ecs = session.client("ecs", **where)
         self.logs = session.client("logs", **where)
         self.secrets = session.client("secretsmanager", **where)
+        self.queues = session.client("sqs", **where)
 
     def close(self) -> None:
         """Close the connections."""
-        for client in (self.ecs, self.logs, self.secrets):
+        for client in (self.ecs, self.logs, self.secrets, self.queues):
             client.close()
 
     def definition(self, program: str | None = READY, *, more: list[Object] | None = None, **about: Any) -> str:

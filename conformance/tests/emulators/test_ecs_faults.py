@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 from agora_conformance.emulators.ecs import EcsEmulator, Throttle, Timing
 from botocore.exceptions import ConnectionClosedError  # type: ignore[import-untyped]
-from ecs_account import GROUP, READY, STUBBORN, Ecs, refused
+from ecs_account import GROUP, PATIENCE, READY, STUBBORN, Ecs, Object, refused
 
 INVALID = "InvalidParameterException"
 
@@ -242,6 +243,60 @@ def test_log_groups(account: Ecs) -> None:
     assert logs.describe_log_streams(logGroupName="/made")["logStreams"] == []
     logs.delete_log_group(logGroupName="/made")
     refused(logs.get_log_events, "ResourceNotFoundException", "log group", **gone)
+
+
+# -- events ------------------------------------------------------------------------------------------------------
+
+
+def received(account: Ecs, url: str, count: int) -> list[Object]:
+    """Take so many events from a queue."""
+    found: list[Object] = []
+    end = time.monotonic() + PATIENCE
+    while len(found) < count:
+        assert time.monotonic() < end, found
+        answer = account.queues.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        messages = answer.get("Messages", [])
+        entries = [{"Id": str(i), "ReceiptHandle": one["ReceiptHandle"]} for i, one in enumerate(messages)]
+        if entries:
+            account.queues.delete_message_batch(QueueUrl=url, Entries=entries)
+        found += [json.loads(one["Body"]) for one in messages]
+    return found
+
+
+def test_state_changes_arrive_in_a_queue() -> None:
+    timing = Timing().hurried(0.002)
+    with EcsEmulator(timing=timing, log_groups=(GROUP,), events="changes", throttle=False) as emulator:
+        made = Ecs(emulator)
+        url = made.queues.get_queue_url(QueueName="changes")["QueueUrl"]
+        assert url == emulator.queue_url("changes")
+        arn = made.start("exit 3", until="STOPPED")
+        events = received(made, url, 5)
+        details = [one["detail"] for one in events]
+        assert {one["detail-type"] for one in events} == {"ECS Task State Change"}
+        assert {one["taskArn"] for one in details} == {arn}
+        assert [one["version"] for one in details] == [1, 2, 3, 4, 5]
+        assert details[-1]["containers"][0]["exitCode"] == 3
+        assert details[-1]["stoppedAt"].endswith("Z")
+        # The start comes not at all, PENDING twice, and RUNNING last.
+        emulator.faults.lose_events(1)
+        emulator.faults.repeat_events(1)
+        emulator.faults.delay_events(0, 1)
+        emulator.faults.delay_events(0.5, 1)
+        arn = made.start("exit 3", until="STOPPED")
+        events = received(made, url, 5)
+        assert [one["detail"]["version"] for one in events][:2] == [2, 2]
+        assert events[-1]["detail"]["lastStatus"] == "RUNNING"
+        made.close()
+
+
+def test_queues(account: Ecs) -> None:
+    url = account.queues.create_queue(QueueName="own", Attributes={"VisibilityTimeout": "0"})["QueueUrl"]
+    assert account.queues.receive_message(QueueUrl=url).get("Messages") is None
+    found = account.queues.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert found["ApproximateNumberOfMessages"] == "0"
+    account.queues.delete_queue(QueueUrl=url)
+    with pytest.raises(account.queues.exceptions.QueueDoesNotExist):
+        account.queues.receive_message(QueueUrl=url)
 
 
 # -- many tasks --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""An emulated ECS on Fargate, with CloudWatch Logs and Secrets Manager; see README.md beside this package."""
+"""An emulated ECS on Fargate, with CloudWatch Logs, Secrets Manager and SQS; see README.md beside this package."""
 
 from agora_conformance.emulators.ecs.clock import Timing
 from agora_conformance.emulators.ecs.emulator import EcsEmulator

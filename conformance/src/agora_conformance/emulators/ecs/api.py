@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 
 from agora_conformance.emulators.ecs.account import Account
@@ -12,17 +12,18 @@ from agora_conformance.emulators.ecs.faults import Faults
 from agora_conformance.emulators.ecs.launch import Launcher
 from agora_conformance.emulators.ecs.logs_api import LogsApi
 from agora_conformance.emulators.ecs.model import Service, load
+from agora_conformance.emulators.ecs.queues import Queues
 from agora_conformance.emulators.ecs.secrets import SecretsApi
 from agora_conformance.emulators.ecs.tags import Tags
 from agora_conformance.emulators.ecs.tasks import Clusters, Tasks
 
-Handler = Callable[[Object], Object]
+Handler = Callable[[Object], Object | Awaitable[Object]]
 
 
 @cache
 def services() -> tuple[Service, ...]:
     """Return the services that the emulator knows."""
-    return (load("ecs"), load("logs"), load("secretsmanager"))
+    return (load("ecs"), load("logs"), load("secretsmanager"), load("sqs", "InvalidParameterValue"))
 
 
 class Api:
@@ -31,9 +32,10 @@ class Api:
     Parameters:
         account: what they are about.
         faults: what goes wrong on purpose.
+        queues: of SQS.
     """
 
-    def __init__(self, account: Account, faults: Faults) -> None:
+    def __init__(self, account: Account, faults: Faults, queues: Queues) -> None:
         self.definitions = Definitions(account)
         self.launcher = Launcher(account, self.definitions, faults)
         tasks, clusters, logs = Tasks(account, faults), Clusters(account), LogsApi(account.logs)
@@ -77,6 +79,15 @@ class Api:
                 "DescribeSecret": secrets.describe,
                 "ListSecrets": secrets.list,
                 "DeleteSecret": secrets.delete,
+            },
+            "sqs": {
+                "CreateQueue": queues.create,
+                "DeleteQueue": queues.delete,
+                "GetQueueUrl": queues.get_url,
+                "GetQueueAttributes": queues.attributes,
+                "ReceiveMessage": queues.receive,
+                "DeleteMessage": queues.delete_message,
+                "DeleteMessageBatch": queues.delete_messages,
             },
         }
 

@@ -20,7 +20,17 @@ from agora_conformance.emulators.runner import Container
 CONTROL = "/emulator/"
 FAULTS = (
     *("throttle", "fail", "deny", "expire_credentials", "slow", "stall", "cut", "throttle_network"),
-    *("throttle_provisioning", "fail_placement", "fail_start", "hide_created", "lag", "lag_logs", "skew", "clear"),
+    *(
+        "throttle_provisioning",
+        "fail_placement",
+        "fail_start",
+        "hide_created",
+        "lag",
+        "lag_logs",
+        "lose_events",
+        "repeat_events",
+    ),
+    *("delay_events", "mend", "skew", "clear"),
 )
 REASONS = {
     "SpotInterruption": "Your Spot Task was interrupted.",

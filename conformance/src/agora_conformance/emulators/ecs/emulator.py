@@ -12,12 +12,13 @@ from typing import Any, Self
 from aiohttp import web
 
 from agora_conformance.emulators.ecs.access import Access
-from agora_conformance.emulators.ecs.account import Account
+from agora_conformance.emulators.ecs.account import ACCOUNT, Account
 from agora_conformance.emulators.ecs.api import Api
 from agora_conformance.emulators.ecs.clock import Timing
 from agora_conformance.emulators.ecs.control import Control
 from agora_conformance.emulators.ecs.errors import Object
 from agora_conformance.emulators.ecs.faults import Faults
+from agora_conformance.emulators.ecs.queues import Queues
 from agora_conformance.emulators.ecs.server import Server
 from agora_conformance.emulators.ecs.throttle import Throttle
 from agora_conformance.emulators.runner import Image, Images, Runner
@@ -27,7 +28,7 @@ LIMIT = 60.0
 
 
 class EcsEmulator:
-    """ECS on Fargate, CloudWatch Logs and Secrets Manager on one port of the loopback interface, in a thread.
+    """ECS on Fargate, CloudWatch Logs, Secrets Manager and SQS on one port of the loopback interface, in a thread.
 
     Use it with `with` or `async with`; every method may be called from any thread. When it closes, every process
     that it has started is gone.
@@ -40,6 +41,7 @@ class EcsEmulator:
         clusters: names of clusters that are there, beside `default`.
         log_groups: names of log groups that are there.
         secrets: values of secrets, by ARN or whatever a task definition names in `valueFrom`.
+        events: name of an SQS queue that gets every state change of a task, as an EventBridge rule sends them.
         throttle: hold to the published token buckets.
         keys: access key ids that are accepted; empty for all.
         policy: IAM policy of whoever asks; None allows everything.
@@ -57,6 +59,7 @@ class EcsEmulator:
         clusters: tuple[str, ...] = (),
         log_groups: tuple[str, ...] = (),
         secrets: Mapping[str, str] | None = None,
+        events: str = "",
         throttle: bool = True,
         keys: tuple[str, ...] = (),
         policy: Mapping[str, Any] | None = None,
@@ -67,6 +70,7 @@ class EcsEmulator:
         self._timing = timing or Timing()
         self._images = Images(images, missing=(*Images().missing, *missing))
         self._clusters, self._log_groups, self._secrets = clusters, log_groups, dict(secrets or {})
+        self._events = events
         self._throttled, self._isolate, self._port = throttle, isolate, port
         self._access = Access(keys, policy)
         self.region = region
@@ -140,8 +144,11 @@ class EcsEmulator:
             self._account.found(name)
         for name in self._log_groups:
             self._account.logs.create(name)
-        self.faults = Faults(self._account, self._on_loop)
-        api = Api(self._account, self.faults)
+        queues = Queues(self._account, lambda: self.url)
+        self.faults = Faults(self._account, queues, self._on_loop)
+        if self._events:
+            queues.send_events_to(self._events)
+        api = Api(self._account, self.faults, queues)
         self._control = Control(self._account, self.faults, api.launcher)
         throttle = Throttle(second=self._timing.second) if self._throttled else None
         server = Server(self._account, api, self._access, self.faults, throttle, self._control)
@@ -176,6 +183,10 @@ class EcsEmulator:
     def url(self) -> str:
         """Where every service answers: the `endpoint_url` of boto3."""
         return f"http://127.0.0.1:{self.port}"
+
+    def queue_url(self, name: str) -> str:
+        """Return the URL of a queue."""
+        return f"{self.url}/{ACCOUNT}/{name}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables that point the SDKs and the command line of AWS at the emulator."""

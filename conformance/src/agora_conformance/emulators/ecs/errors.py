@@ -15,11 +15,12 @@ class ApiError(Exception):
         message: what it says.
         status: of HTTP.
         more: other members of the error.
+        query: the error's name and party in the older protocol of SQS, which SDKs still show.
     """
 
-    def __init__(self, kind: str, message: str, status: int = 400, more: Object | None = None) -> None:
+    def __init__(self, kind: str, message: str, status: int = 400, more: Object | None = None, query: str = "") -> None:
         super().__init__(message)
-        self.kind, self.message, self.status = kind, message, status
+        self.kind, self.message, self.status, self.query = kind, message, status, query
         self._more = more or {}
 
     def body(self) -> Object:

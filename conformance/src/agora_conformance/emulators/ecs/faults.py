@@ -10,6 +10,7 @@ from typing import Any
 
 from agora_conformance.emulators.ecs.account import Account
 from agora_conformance.emulators.ecs.errors import ApiError, Object, client, invalid
+from agora_conformance.emulators.ecs.queues import Queues
 from agora_conformance.emulators.ecs.task import Task
 
 CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
@@ -73,11 +74,12 @@ class Faults:
 
     Parameters:
         account: the account that they happen to.
+        queues: where events arrive.
         on_loop: runs a function on the emulator's event loop and returns its result.
     """
 
-    def __init__(self, account: Account, on_loop: Callable[[Callable[[], Any]], Any]) -> None:
-        self._account = account
+    def __init__(self, account: Account, queues: Queues, on_loop: Callable[[Callable[[], Any]], Any]) -> None:
+        self._account, self._queues = account, queues
         self._on_loop = on_loop
         self._rules: list[Rule] = []
         self._launches: list[ApiError] = []
@@ -152,6 +154,18 @@ class Faults:
         """Let every new line of output take so many seconds to CloudWatch Logs; None ends that."""
         self._on_loop(lambda: setattr(self._account.logs, "lag", seconds))
 
+    def lose_events(self, count: int = 1) -> None:
+        """Let the next state changes reach no queue."""
+        self._on_loop(lambda: setattr(self._queues, "lost", self._queues.lost + count))
+
+    def repeat_events(self, count: int = 1) -> None:
+        """Let the next state changes reach the queue twice."""
+        self._on_loop(lambda: setattr(self._queues, "repeated", self._queues.repeated + count))
+
+    def delay_events(self, seconds: float, count: int = 1) -> None:
+        """Let the next state changes reach the queue late, after those that come later."""
+        self._on_loop(lambda: self._queues.delays.extend([seconds] * count))
+
     def skew(self, seconds: float) -> None:
         """Put the service's clock ahead."""
         self._on_loop(lambda: setattr(self._account.clock, "skew", seconds))
@@ -160,8 +174,10 @@ class Faults:
         """End every fault."""
 
         def act() -> None:
-            for pending in (self._rules, self._launches, self._placements, self._account.start_failures):
+            queues, failures = self._queues, self._account.start_failures
+            for pending in (self._rules, self._launches, self._placements, failures, queues.delays):
                 pending.clear()
+            queues.lost = queues.repeated = 0
             self._hidden = self._lag = self._account.clock.skew = 0.0
             self._account.logs.lag = None
 

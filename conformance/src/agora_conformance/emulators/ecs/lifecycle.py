@@ -86,10 +86,12 @@ class Worker:
         task.desired, task.stop_code, task.stopped_reason = "STOPPED", code, reason
         task.times["stoppingAt"] = self.account.clock.now()
         task.tags.clear()
-        if code in ("UserInitiated", "SpotInterruption", "TerminationNotice"):
-            task.version += 1
+        # An end from outside is an event of its own; the end of a container is told with DEPROVISIONING.
+        asked = code not in ("EssentialContainerExited", "TaskFailedToStart")
+        task.version += asked
         task.note()
-        self._event()
+        if asked:
+            self._event()
         task.stopping.set()
         return True
 

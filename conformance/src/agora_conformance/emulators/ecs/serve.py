@@ -23,7 +23,7 @@ def serve(port: int, missing: tuple[str, ...], scale: float, say: Callable[[str]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     with EcsEmulator(timing=Timing().scaled(scale), missing=missing, port=port) as emulator:
-        say(f"emulated ECS, CloudWatch Logs and Secrets Manager at {emulator.url}")
+        say(f"emulated ECS, CloudWatch Logs, Secrets Manager and SQS at {emulator.url}")
         for name, value in emulator.environment().items():
             say(f"export {name}={value}")
         over.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Awaitable
 from email.utils import formatdate
 
 from aiohttp import web
@@ -51,7 +52,7 @@ class Server:
         try:
             return await self._answer(request)
         except ApiError as error:
-            return self._json(error.body(), error.status)
+            return self._json(error.body(), error.status, query=error.query)
         except web.HTTPRequestEntityTooLarge:
             return self._json(ApiError("RequestEntityTooLarge", "Request is too large").body(), 413)
         except Cut:
@@ -61,8 +62,8 @@ class Server:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path.startswith(CONTROL):
-            found = await self._control.do(request.method, request.path.removeprefix(CONTROL), request)
-            return self._json(found, content="application/json")
+            looked = await self._control.do(request.method, request.path.removeprefix(CONTROL), request)
+            return self._json(looked, content="application/json")
         service, action, handler = self._api.find(request.headers.get("X-Amz-Target", ""))
         if request.content_type != service.content:
             raise ApiError("SerializationException", f"the content type has to be {service.content}")
@@ -76,7 +77,8 @@ class Server:
         if self._throttle is not None and not self._throttle.admits(service.name, action, body.get("count", 1)):
             raise ApiError("ThrottlingException", "Rate exceeded")
         try:
-            answer = service.fit(action, handler(body))
+            found = handler(body)
+            answer = service.fit(action, await found if isinstance(found, Awaitable) else found)
         except ApiError:
             raise
         except (Misshapen, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -96,13 +98,12 @@ class Server:
             raise ApiError("SerializationException", "Start of structure or map found where not expected.")
         return body
 
-    def _json(self, body: Object, code: int = 200, content: str = JSON) -> web.Response:
-        return web.Response(
-            body=json.dumps(body, separators=(",", ":")).encode(),
-            status=code,
-            headers={
-                "x-amzn-RequestId": str(uuid.uuid4()),
-                "Date": formatdate(self._account.clock.now(), usegmt=True),
-                "Content-Type": content,
-            },
-        )
+    def _json(self, body: Object, code: int = 200, content: str = JSON, query: str = "") -> web.Response:
+        headers = {
+            "x-amzn-RequestId": str(uuid.uuid4()),
+            "Date": formatdate(self._account.clock.now(), usegmt=True),
+            "Content-Type": content,
+        }
+        if query:
+            headers["x-amzn-query-error"] = query
+        return web.Response(body=json.dumps(body, separators=(",", ":")).encode(), status=code, headers=headers)
