@@ -43,6 +43,32 @@ def test_what_came_before_the_stream_is_told_by_a_list(hands: Hands) -> None:
         assert sink.up == 1
 
 
+def test_a_stream_that_opens_late_loses_nothing(hands: Hands) -> None:
+    """A server sends the head of its answer with the first event or heartbeat, which may be 30 s later."""
+    handle = hands.start()
+    hands.ready(handle)
+    hands.emulator.faults.stall(4.0, operation="stream")
+    sink = Sink()
+    sink.live[handle.id] = handle
+    with watching(hands, sink):
+        eventually(lambda: sink.up, 2.5)
+        assert sink.last(handle).phase is Phase.RUNNING
+        # It ends before the stream stands; the list that follows tells it.
+        hands.stop(handle)
+        hands.end(handle)
+        eventually(lambda: sink.last(handle).exit_code == 42, 6)
+    assert sink.error is None
+
+
+def test_a_watch_that_waits_for_its_stream_can_be_closed(hands: Hands) -> None:
+    hands.emulator.faults.stall(6.0, operation="stream")
+    sink = Sink()
+    with watching(hands, sink) as thread:
+        eventually(lambda: sink.up, 3)
+        sink.over.set()
+        eventually(lambda: not thread.is_alive(), 2)
+
+
 def test_a_stream_that_breaks_says_so(hands: Hands) -> None:
     sink = Sink()
     with watching(hands, sink) as thread:

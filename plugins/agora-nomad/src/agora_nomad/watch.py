@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import queue
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from agora.errors import Unreachable
+from agora.errors import AgoraError, Unreachable
 from agora.hookspecs import WatchSink
 from agora.model.observation import SECOND_COPY, Handle, Observation, Phase
 
@@ -21,8 +20,6 @@ from agora_nomad.cluster import Cluster, Copies, Ref, Seen
 
 if TYPE_CHECKING:
     import requests
-
-logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 
@@ -38,6 +35,10 @@ _TICK = 0.25
 _AGAIN = 2.0
 
 Event = tuple[str, Item]
+#: In place of an event: the stream stands, and a list shows what came before.
+OPENED: Event = ("opened", {})
+#: So long is waited for the stream to stand before everything is looked at, in seconds.
+_OPEN_SECONDS = 1.0
 
 
 def parse(line: bytes) -> list[Event]:
@@ -55,46 +56,63 @@ def parse(line: bytes) -> list[Event]:
 
 
 class Stream(threading.Thread):
-    """Reads the event stream until it ends or is closed; python-nomad's own reader dies without a word.
+    """Opens the event stream and reads it until it ends or is closed; python-nomad's own reader dies without a word.
+
+    A server answers only once it has something to say, be it a heartbeat, so this thread alone waits for that.
 
     Parameters:
-        answer: the open stream.
-        out: gets every event, and null as the last thing.
+        api: the namespace.
+        out: gets `OPENED`, every event, and an error as the last thing.
     """
 
-    def __init__(self, answer: requests.Response, out: queue.SimpleQueue[Event | None]) -> None:
+    def __init__(self, api: Api, out: queue.SimpleQueue[Event | AgoraError]) -> None:
         super().__init__(name="agora-nomad-events", daemon=True)
-        self._answer = answer
+        self._api = api
         self._out = out
+        self._lock = threading.Lock()
+        self._answer: requests.Response | None = None
+        self._closed = False
 
     def close(self) -> None:
         """End it, also while it waits for the server."""
-        with suppress(Exception):  # it may be over already, or not have begun to be read
-            self._answer.raw.shutdown()
-        with suppress(Exception):
-            self._answer.close()
+        with self._lock:
+            self._closed = True
+            answer = self._answer
+        if answer is not None:
+            with suppress(Exception):  # it may be over already, or not have begun to be read
+                answer.raw.shutdown()
 
     def run(self) -> None:
-        """Read."""
+        """Open it and read."""
+        query = {"topic": [f"{topic}:*" for topic in TOPICS], "index": _FROM_NOW}
         try:
-            for line in self._lines():
-                for event in parse(line):
-                    self._out.put(event)
-        except (Unreachable, OSError, ValueError) as error:
-            logger.info("the event stream broke: %s", error)
-        finally:
-            self._out.put(None)
+            answer = self._api.stream("event/stream", query=query, silence=SILENCE)
+            with self._lock:
+                self._answer = answer
+                closed = self._closed
+            with answer:
+                if closed:
+                    return
+                self._out.put(OPENED)
+                for line in _lines(answer):
+                    for event in parse(line):
+                        self._out.put(event)
+        except AgoraError as error:
+            self._out.put(error)
+        else:
+            self._out.put(Unreachable("the event stream ended"))
 
-    def _lines(self) -> Iterator[bytes]:
-        import requests
 
-        try:
-            for line in self._answer.iter_lines(chunk_size=None):
-                if line:
-                    yield line
-        except (requests.RequestException, AttributeError) as error:
-            # requests itself stumbles over a connection that is closed from another thread.
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+def _lines(answer: requests.Response) -> Iterator[bytes]:
+    import requests
+
+    try:
+        for line in answer.iter_lines(chunk_size=None):
+            if line:
+                yield line
+    except (requests.RequestException, OSError, ValueError, AttributeError) as error:
+        # requests itself stumbles over a connection that is shut down from another thread.
+        raise Unreachable(f"the event stream broke: {type(error).__name__}: {error}") from error
 
 
 class Watch:
@@ -128,19 +146,21 @@ class Watch:
         """
         api = self._cluster.api
         self._may_look(api)
-        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        query = {"topic": [f"{topic}:*" for topic in TOPICS], "index": _FROM_NOW}
-        stream = Stream(api.stream("event/stream", query=query, silence=SILENCE), events)
+        events: queue.SimpleQueue[Event | AgoraError] = queue.SimpleQueue()
+        stream = Stream(api, events)
         stream.start()
         try:
-            # The stream stands; now a list shows what came before.
+            # Where nothing happens on the cluster, the stream opens with its first heartbeat.
+            first = _next(events, _OPEN_SECONDS)
             self._look_at_all()
             self._sink.connected()
+            if first is not None and first != OPENED:
+                self._take(*first)
             self._follow(events, closed, api)
         finally:
             stream.close()
 
-    def _follow(self, events: queue.SimpleQueue[Event | None], closed: Callable[[], bool], api: Api) -> None:
+    def _follow(self, events: queue.SimpleQueue[Event | AgoraError], closed: Callable[[], bool], api: Api) -> None:
         check, again = time.monotonic() + CHECK_SECONDS, time.monotonic() + _AGAIN
         while not (self._sink.closed or closed()):
             now = time.monotonic()
@@ -151,13 +171,11 @@ class Watch:
             if now > again:
                 again = now + _AGAIN
                 self._ask_about_the_unplaced()
-            try:
-                event = events.get(timeout=_TICK)
-            except queue.Empty:
-                continue
-            if event is None:
-                raise Unreachable("the event stream ended")
-            self._take(*event)
+            event = _next(events, _TICK)
+            if event == OPENED:
+                self._look_at_all()
+            elif event is not None:
+                self._take(*event)
 
     def _may_look(self, api: Api) -> None:
         """Make sure that silence means something: a stream without the right stands, and says nothing."""
@@ -233,6 +251,17 @@ class Watch:
 
     def _fits(self, handle: Handle) -> bool:
         return bool(handle.data.get("installation") == self._installation and self._is_here(handle))
+
+
+def _next(events: queue.SimpleQueue[Event | AgoraError], seconds: float) -> Event | None:
+    """Return the next event, null where none comes in time, and raise what ended the stream."""
+    try:
+        event = events.get(timeout=seconds)
+    except queue.Empty:
+        return None
+    if isinstance(event, AgoraError):
+        raise event
+    return event
 
 
 def _newer(item: Mapping[str, Any], known: Mapping[str, Any] | None) -> bool:
