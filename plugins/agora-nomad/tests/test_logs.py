@@ -97,6 +97,14 @@ def test_output_that_is_kept_no_longer_is_no_empty_output(hands: Hands) -> None:
         hands.output(handle)
 
 
+def test_a_log_that_is_not_there_yet_is_empty(hands: Hands) -> None:
+    handle = hands.start("sleep 60")
+    hands.running(handle)
+    text = 'log entry for task "main" and log type "stdout" not found'
+    hands.emulator.faults.fail(None, operation="logs", code=404, text=text)
+    assert hands.output(handle) == b""
+
+
 def test_no_allocation_no_output(hands: Hands) -> None:
     handle = hands.start(options={"memory_mb": 100_000_000})
     eventually(lambda: hands.observe(handle).reason == "unplaceable")

@@ -22,6 +22,8 @@ _TICK = 0.5
 #: The last line of a container can reach its client after its end: so long, and so often, the logs are read again.
 _LATE_SECONDS, _LATE_PAUSE = 1.5, 0.25
 _CHUNK = 32_768
+#: What a client says with status 404 of a task without output.
+_NOTHING_YET = ("not started yet", "log entry for task")
 
 #: The allocation of a workload, null before it has one, and whether the workload is over.
 Look = Callable[[], tuple[str | None, bool]]
@@ -92,7 +94,7 @@ def _tail(api: Api, allocation: str, kind: Kind, count: int) -> tuple[list[bytes
 
 
 def _open(api: Api, allocation: str, kind: Kind, **query: str) -> requests.Response | None:
-    """Open a log; null where the task has not started.
+    """Open a log; null where there is no output yet.
 
     Raises:
         ProviderError: the client keeps it no longer.
@@ -100,7 +102,7 @@ def _open(api: Api, allocation: str, kind: Kind, **query: str) -> requests.Respo
     try:
         return api.log(allocation, names.TASK, type=kind, **query)
     except Refusal as error:
-        if "not started" in str(error):
+        if any(words in str(error) for words in _NOTHING_YET):
             return None
         if error.status == 404:
             raise ProviderError(f"the client keeps the output of allocation {allocation} no longer: {error}") from error
