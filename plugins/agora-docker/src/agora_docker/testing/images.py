@@ -1,4 +1,4 @@
-"""A small image, made of this machine's static busybox where there is one; no registry is asked."""
+"""A small image, made of this machine's static busybox where there is one; a public one elsewhere."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from agora_docker.engine import Engine
 
 #: The image on the engine.
 NAME = "agora-test/busybox:1"
-#: What it is where this machine has no static busybox: the official image, pinned.
-PUBLIC = "busybox@sha256:3fbc632167424a6d997e74f52b878d7cc478225cffac6bc977eedfe51c7f4e79"
-_BUSYBOX = Path("/bin/busybox")
+#: What it is where this machine has no busybox: the official image, by its tag. Who wants a digest names one.
+PUBLIC = "busybox:1.37"
+#: Where a static busybox is, if there is one.
+BUSYBOX = Path("/bin/busybox")
 _TAR = {"Content-Type": "application/x-tar"}
 _SECONDS = 120.0
 
 
 def _archive() -> bytes:
-    names = subprocess.run([_BUSYBOX, "--list"], check=True, capture_output=True, text=True, timeout=10).stdout.split()
+    names = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True, timeout=10).stdout.split()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
         for directory, mode in (("bin", 0o755), ("tmp", 0o1777), ("etc", 0o755)):
             entry = tarfile.TarInfo(directory)
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             archive.addfile(entry)
-        archive.add(_BUSYBOX, "bin/busybox")
+        archive.add(BUSYBOX, "bin/busybox")
         for name in names:
             if name != "busybox":
                 link = tarfile.TarInfo(f"bin/{name}")
@@ -41,7 +42,7 @@ def ensure(engine: Engine) -> str:
     """Return the name of a busybox image on the engine, made now if it is not there."""
     if _there(engine, NAME):
         return NAME
-    if not _BUSYBOX.exists():
+    if not BUSYBOX.exists():
         return PUBLIC
     repository, _, tag = NAME.rpartition(":")
     params = {"fromSrc": "-", "repo": repository, "tag": tag}
@@ -49,14 +50,16 @@ def ensure(engine: Engine) -> str:
     return NAME
 
 
-def derive(engine: Engine, name: str, *instructions: str) -> str:
-    """Return the name of an image made of the busybox one with further Dockerfile instructions.
+def derive(engine: Engine, name: str, *instructions: str, base: str | None = None) -> str:
+    """Return the name of an image with further Dockerfile instructions.
 
+    Parameters:
+        base: the image that it is made of; the busybox one by default.
     Raises:
         ProviderError: it cannot be built.
     """
     if not _there(engine, name):
-        text = "\n".join([f"FROM {ensure(engine)}", *instructions]).encode()
+        text = "\n".join([f"FROM {base or ensure(engine)}", *instructions]).encode()
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             entry = tarfile.TarInfo("Dockerfile")
