@@ -330,9 +330,15 @@ def test_the_blocking_twin_races_and_lets_go() -> None:
         raced = agora.race([spec(sleeper()), spec(["true"])])
         assert raced.cancelled == (raced.losers[0].id,)
         assert not alive(raced.losers[0])
+        batch = agora.batch()
+        batch.remove(batch.add(**spec(["false"])))
+        batch.add(**spec(["true"]))
+        assert [handle.wait(timeout=20).state for handle in batch.commit()] == [State.SUCCEEDED]
+        with pytest.raises(InvalidRequest, match="committed"):
+            batch.add(command=["true"])
         for record in agora.as_completed([spec(sleeper()), spec(failing())]):
             assert record.state is State.FAILED
             break
         patiently(lambda: not agora.list(live=True))
         states = [record.state for record in agora.list()]
-        assert sorted(states) == [State.CANCELLED, State.CANCELLED, State.FAILED, State.SUCCEEDED]
+        assert sorted(states) == [State.CANCELLED, State.CANCELLED, State.FAILED, State.SUCCEEDED, State.SUCCEEDED]

@@ -110,7 +110,7 @@ def test_cancel_with_wait_counts_the_grace_down(terminal: Terminal, cli: Cli, ev
 def test_a_bulk_cancel_asks_first(terminal: Terminal, cli: Cli, eventually: Eventually, answer: str, code: int) -> None:
     pid = stubborn(cli, eventually, "one")
     process = terminal.start("cancel", "--all", "--wait")
-    terminal.read_until("Cancel these 1 dispatches?")
+    terminal.read_until("Cancel this 1 dispatch?")
     assert "running" in terminal.text
     terminal.type(answer)
     terminal.read_to_the_end(process)

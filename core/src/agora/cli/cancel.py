@@ -101,6 +101,11 @@ def cancel(
     return session.run(action)
 
 
+def counted(count: int) -> str:
+    """Return `1 dispatch` or `3 dispatches`."""
+    return f"{count} dispatch{'' if count == 1 else 'es'}"
+
+
 def show_chosen(session: Session, chosen: Chosen) -> int:
     """Print what would be cancelled; return the code that the cancel would most likely have."""
     if session.json:
@@ -136,12 +141,12 @@ def ask(session: Session, records: list[Record], yes: bool) -> None:
         return
     if session.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError(
-            f"{len(records)} dispatches would be cancelled, and there is nobody to ask: add --yes, or look at "
+            f"{counted(len(records))} would be cancelled, and there is nobody to ask: add --yes, or look at "
             "them with --dry-run. Nothing was cancelled."
         )
     print_candidates(records)
     sys.stdout.flush()
-    click.confirm(f"Cancel these {len(records)} dispatches?", abort=True, err=True)
+    click.confirm(f"Cancel {'this' if len(records) == 1 else 'these'} {counted(len(records))}?", abort=True, err=True)
 
 
 def worst(codes: list[int]) -> int:
@@ -212,7 +217,8 @@ class Cancelling:
             return failure.code
         if not self.session.json:
             self.progress_gives_way()
-            write_now(f"{id} {outcome_words(result)}\n")
+            for one in (result, *result.children):
+                write_now(f"{one.id} {outcome_words(one)}\n")
         if not ask.wait or result.state is None:
             if self.session.json:
                 print_json(result)

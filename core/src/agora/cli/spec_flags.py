@@ -36,6 +36,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="Label to find it by."),
     click.option("--run", metavar="RUN", help="The run, a group of dispatches, that it belongs to."),
     click.option("--name", metavar="NAME", help="Its name, unique in the run."),
+    click.option("--parent", metavar="ID", help="A dispatch whose cancel cancels this one too."),
     click.option("--cpu", type=float, metavar="CORES", help="Cores, may be fractional."),
     click.option("--memory", type=MEMORY, metavar="BYTES", help="Memory: 512Mi (1024), 2G (1000), ..."),
     click.option("-o", "--option", "options", multiple=True, type=PAIR, metavar="KEY=VALUE",
@@ -69,7 +70,7 @@ def spec_fields(flags: dict[str, Any]) -> dict[str, Any]:
         "secrets": {name: _from_reference(name, reference) for name, reference in flags["secret"]},
         "resources": {key: flags[key] for key in ("cpu", "memory") if flags[key] is not None},
         "options": _nested(flags["options"]),
-        **{key: flags[key] for key in ("image", "cwd", "grace", "timeout", "run", "name")},
+        **{key: flags[key] for key in ("image", "cwd", "grace", "timeout", "run", "name", "parent")},
     }
     for key, value in given.items():
         if key in MAPS and isinstance(fields.get(key), dict):

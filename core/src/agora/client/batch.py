@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,7 +13,6 @@ from agora.errors import InvalidRequest
 from agora.model.ids import check_dispatch_id, new_dispatch_id
 
 if TYPE_CHECKING:
-    from agora.client.client import AgoraClient
     from agora.client.handle import DispatchHandle
     from agora.model.spec import Spec
 
@@ -21,12 +21,12 @@ class Batch:
     """Dispatches that are only planned; nothing of them is recorded or sent before `commit`.
 
     Parameters:
-        client: sends them.
+        dispatch: starts one of them.
         key: names the batch: ids are made of it, so that the same batch made again after a crash starts nothing twice.
     """
 
-    def __init__(self, client: AgoraClient, key: str | None = None) -> None:
-        self._client = client
+    def __init__(self, dispatch: Callable[..., Awaitable[DispatchHandle]], key: str | None = None) -> None:
+        self._dispatch = dispatch
         self._key = key
         self._count = 0
         self._planned: dict[str, Wanted] = {}
@@ -80,7 +80,7 @@ class Batch:
         async def send(one: Wanted) -> None:
             id = str(one.id)
             try:
-                handles[id] = await self._client.dispatch(one.spec, target=one.target, id=id, parent=one.parent)
+                handles[id] = await self._dispatch(one.spec, target=one.target, id=id, parent=one.parent)
             except Exception as error:  # noqa: BLE001 - raised below, with those of the others
                 failures.append(error)
 

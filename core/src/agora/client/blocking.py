@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from agora.client.batch import Batch
 from agora.client.client import AgoraClient
 from agora.client.combinators import Joined, Member, Raced, Settled
 from agora.client.targets import TargetStatus
@@ -83,6 +84,38 @@ class BlockingHandle:
         return f"<BlockingHandle {self.id} on {self.record.target}>"
 
 
+class BlockingBatch:
+    """Dispatches that are only planned, blocking; see `Batch`.
+
+    Parameters:
+        batch: what is planned.
+        send: commits it.
+    """
+
+    def __init__(self, batch: Batch, send: Callable[[Batch], list[BlockingHandle]]) -> None:
+        self._batch = batch
+        self._send = send
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of what is planned, in order."""
+        return self._batch.ids
+
+    def add(
+        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None, **fields: Any
+    ) -> str:
+        """Plan a dispatch and return the id that it will have."""
+        return self._batch.add(spec, target=target, parent=parent, **fields)
+
+    def remove(self, id: str) -> None:
+        """Take a planned dispatch out: it never starts."""
+        self._batch.remove(id)
+
+    def commit(self) -> list[BlockingHandle]:
+        """Send what is planned."""
+        return self._send(self._batch)
+
+
 class BlockingClient:
     """`AgoraClient` for programs without an event loop; a context manager, usable from several threads.
 
@@ -151,6 +184,14 @@ class BlockingClient:
         """Start a workload."""
         handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, parent=parent, **fields))
         return BlockingHandle(self, handle.record)
+
+    def batch(self, key: str | None = None) -> BlockingBatch:
+        """Begin a batch."""
+
+        def send(batch: Batch) -> list[BlockingHandle]:
+            return [BlockingHandle(self, handle.record) for handle in self._call(batch.commit)]
+
+        return BlockingBatch(self._client.batch(key), send)
 
     def race(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> Raced:
         """Wait for the first success and cancel the others."""

@@ -15,7 +15,6 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from agora.client.asking import invalid, spec_of, user_name
-from agora.client.batch import Batch
 from agora.client.combinators import Combinators, Member, prepared
 from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
@@ -32,6 +31,7 @@ from agora.errors import (
     DispatchFailed,
     DispatchLost,
     DispatchTimedOut,
+    InvalidRequest,
 )
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause, Via
@@ -186,10 +186,6 @@ class AgoraClient(Combinators):
         entry = await self._dispatched.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
 
-    def batch(self, key: str | None = None) -> Batch:
-        """Begin a batch; see `Batch`."""
-        return Batch(self, key)
-
     def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
         if self._tasks is None:
             raise AgoraError(NOT_OPEN)
@@ -261,6 +257,8 @@ class AgoraClient(Combinators):
             limit: at most so many.
             refresh: ask the targets of live ones first, for at most 2 s.
         """
+        if limit is not None and limit < 0:
+            raise InvalidRequest(f"limit {limit} is below 0")
         store = self._opened.store
         before = None if older_than is None else store.now() - older_than
         wanted = Filter(states, live, run, name, target, dict(labels or {}), before, limit)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import anyio
 
 from agora.client.asking import spec_of
+from agora.client.batch import Batch
+from agora.client.handle import DispatchHandle
 from agora.client.members import Members, Wanted
 from agora.errors import InvalidRequest, NoneSucceeded
 from agora.model.ids import check_dispatch_id
@@ -90,12 +92,32 @@ class Combinators(ABC):
         """Make a group of checked members."""
 
     @abstractmethod
+    async def dispatch(
+        self,
+        spec: Spec | None = None,
+        *,
+        target: str | None = None,
+        id: str | None = None,
+        parent: str | None = None,
+        **fields: Any,
+    ) -> DispatchHandle:
+        """Start one."""
+
+    @abstractmethod
     async def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for the end of one."""
 
     @abstractmethod
     async def result(self, id: str, *, timeout: float | None = None) -> Record:
         """Wait for the success of one."""
+
+    def batch(self, key: str | None = None) -> Batch:
+        """Begin a batch; see `Batch`.
+
+        Parameters:
+            key: names it: ids are made of it, so that the same batch made again after a crash starts nothing twice.
+        """
+        return Batch(self.dispatch, key)
 
     async def race(self, members: Sequence[Member], *, key: str | None = None, owned: bool = False) -> Raced:
         """Wait for the first success, cancel the others, and wait until every one of them is proven to be over.

@@ -11,6 +11,7 @@ from agora.engine.deliver import SHORTEST_ATTEMPT, Deliverer
 from agora.errors import ConfigError, DispatchNotFound, InvalidRequest
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.cause import Cause
+from agora.model.ids import check_dispatch_id
 from agora.model.record import Entry, Failure, State
 from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
 from agora.state import CancelAsked
@@ -46,6 +47,7 @@ class Canceller:
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
+        check_dispatch_id(id)
         check_grace(grace, force)
         until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS - SHORTEST_ATTEMPT)
         try:
@@ -134,7 +136,7 @@ def _result(entry: Entry, outcome: Outcome) -> CancelResult:
         cause=entry.cause,
         delivered=delivered,
         degraded=entry.degraded,
-        effective_grace=entry.effective_grace,
+        effective_grace=entry.grace_in_force,
         error=_error(entry) if delivered is False else None,
     )
 

@@ -76,6 +76,8 @@ class Core:
         """Hand committed events to the extensions; their failures break nothing, and none is waited for long."""
         if not events:
             return
+        for event in events:
+            logger.info("dispatch %s: %s", entry.id, event.type.value)
         with anyio.move_on_after(TELL_SECONDS) as scope:
             listeners = await self.extensions.listeners()
             for event in events if listeners else ():

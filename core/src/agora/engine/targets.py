@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from agora.model.record import Entry
 from agora.model.spec import Spec
 from agora.plugins import TargetHooks, load_provider
 from agora.provider import Installation, ProviderInfo
+
+logger = logging.getLogger(__name__)
 
 #: An attempt to stop may take so long (contract 3), in seconds.
 STOP_SECONDS = 10.0
@@ -68,6 +71,7 @@ class Target:
             Unreachable: no answer in time.
             AgoraError: what the provider or an extension raised; anything else is wrapped in `ProviderError`.
         """
+        logger.debug("target %s: %s%s", self.name, hook, _about(arguments))
         limiter = self._stops if hook in ("stop", "kill") else self._submits if seconds is None else self._looks
         began = False
 
@@ -112,6 +116,12 @@ class Target:
             key = ".".join(["options", *(str(part) for part in first["loc"])])
             known = ", ".join(self.info.options_model.model_fields) or "none"
             raise InvalidRequest(f"{key}: {first['msg']}; options of {self.info.name}: {known}") from None
+
+
+def _about(arguments: Mapping[str, Any]) -> str:
+    """Name the dispatch that a hook is about; never a spec, which may hold secrets."""
+    id = arguments.get("id") or getattr(arguments.get("handle"), "id", None)
+    return f" for dispatch {id}" if id else ""
 
 
 class Targets:

@@ -191,6 +191,13 @@ class Entry(Record):
         native = self.accepted_at + timedelta(seconds=grace)
         return min(native, self.stop_by) if self.stop_by else native
 
+    @property
+    def grace_in_force(self) -> float | None:
+        """Seconds from the accepted stop to SIGKILL, a kill that was brought forward included; null where not known."""
+        if self.accepted_at is None or self.kill_at is None or (self.effective_grace is None and not self.stop_by):
+            return self.effective_grace
+        return (self.kill_at - self.accepted_at).total_seconds()
+
     def public(self) -> Record:
         """Return the part that anybody may see."""
         return Record.model_construct(**{name: getattr(self, name) for name in Record.model_fields})

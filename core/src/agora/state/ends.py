@@ -26,7 +26,8 @@ def end(draft: Draft, state: State, *, confirmed: bool, reason: str | None, mess
         attempt=None if confirmed else entry.attempt,
         held=None,
         submitter=None,
-        reachable=None if entry.reachable is None else entry.reachable,
+        # What is over needs no stop any more: whether one was taken is not known, and nobody tries again.
+        delivered=None if confirmed and not entry.delivered else entry.delivered,
     )
     draft.emit(EventType.TERMINATED, **_terminated(draft.entry, message))
 
@@ -52,7 +53,8 @@ def decide(draft: Draft, seen: Observation, *, proven_earlier: bool = False) -> 
         end(draft, stopped_state(entry), confirmed=True, reason=seen.reason, message=seen.message)
     else:
         state, reason = own_result(seen)
-        end(draft, state, confirmed=True, reason=reason, message=seen.message)
+        said = seen.message or (seen.reason if seen.reason != reason else None)
+        end(draft, state, confirmed=True, reason=reason, message=said)
 
 
 def own_result(seen: Observation) -> tuple[State, str | None]:
@@ -82,7 +84,7 @@ def absent(draft: Draft, *, proves_death: bool) -> None:
 def confirm(draft: Draft, seen: Observation) -> None:
     """Turn an unconfirmed end into a confirmed one: fill nulls once, change nothing else."""
     _fill(draft, seen)
-    draft.set(confirmed=True)
+    draft.set(confirmed=True, delivered=draft.entry.delivered or None)
     data = {key: value for key, value in _terminated(draft.entry, seen.message).items() if key != "cause"}
     draft.emit(EventType.CONFIRMED, **data)
 

@@ -224,7 +224,7 @@ def emit_stopping(draft: Draft, **data: Any) -> None:
     kill_at = entry.kill_at
     values: dict[str, Any] = {
         "grace": entry.stop_grace,
-        "effective_grace": entry.effective_grace,
+        "effective_grace": entry.grace_in_force,
         "deadline": None if kill_at is None else kill_at.isoformat(),
         "degraded": list(entry.degraded),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -333,7 +334,8 @@ class Store:
         return await self._read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0]))
 
     def _failure(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(f"the store {self.path} cannot be used: {error}")
+        hint = "" if os.access(self.home, os.W_OK) else " (its directory cannot be written to)"
+        return StoreError(f"the store {self.path} cannot be used: {error}{hint}")
 
 
 def _check_parent(parent: Entry | None, id: str) -> None:
