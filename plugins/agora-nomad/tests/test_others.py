@@ -203,3 +203,19 @@ def test_what_is_owned_is_listed_page_by_page(hands: Hands, monkeypatch: pytest.
     assert [owned[handle.id].handle.data for handle in handles] == [handle.data for handle in handles]
     seen = hands.provider.observe([ended, *handles])
     assert [one.phase for one in seen] == [Phase.ENDED, *[Phase.RUNNING] * 4]
+
+
+def test_many_that_wait_are_looked_at_with_four_lists(hands: Hands) -> None:
+    waiting = [hands.start(options={"memory_mb": 100_000_000}) for _ in range(5)]
+    running = hands.start()
+    hands.running(running)
+    hands.stop(waiting[0])
+    hands.end(waiting[0])
+    before = len(hands.emulator.faults.requests())
+    seen = hands.provider.observe([*waiting, running])
+    assert [one.operation for one in hands.emulator.faults.requests()[before:]] == [
+        *("jobs", "allocations", "evaluations", "allocations")
+    ]
+    assert (seen[0].phase, seen[0].reason) == (Phase.ENDED, "never_placed")
+    assert [one.reason for one in seen[1:5]] == ["unplaceable"] * 4
+    assert seen[5].phase is Phase.RUNNING

@@ -39,6 +39,7 @@ _REQUESTERS = {
     "job": "job",
     "jobs": "jobs",
     "allocations": "allocations",
+    "evaluations": "evaluations",
     "nodes": "nodes",
     "agent": "agent",
     "client/allocation": "client.allocation",

@@ -91,41 +91,47 @@ class Cluster:
     def look(self, ref: Ref) -> Seen:
         """Look at one workload, with its whole job."""
         job = self.api.job(ref.job)
-        if not ref.owns(job):
+        if job is None or not ref.owns(job):
             # Another job under this id: the allocations that it shows are none of ours.
             allocations = self._orphans(ref) if job is None else []
             return Seen(None, allocations, story.look(None, allocations))
         return self._judged(ref, job, self._allocations(ref))
 
     def look_at_all(self, refs: Sequence[Ref]) -> list[Seen]:
-        """Look at many workloads, with two lists for each `_BATCH` of them."""
+        """Look at many workloads, with two lists for each `_BATCH` of them, and two more where some have no place."""
         if len(refs) == 1:
             return [self.look(refs[0])]
         result: list[Seen] = []
         for start in range(0, len(refs), _BATCH):
             batch = refs[start : start + _BATCH]
             jobs = self.api.select("jobs", _any_of("ID", batch), meta="true")
-            allocations = self.api.select("allocations", _any_of("JobID", batch), task_states="true")
-            for ref in batch:
-                job = next((one for one in jobs if ref.owns(one)), None)
+            allocations = self._listed("allocations", batch)
+            owned = {ref: next((one for one in jobs if ref.owns(one)), None) for ref in batch}
+            bare = [ref for ref, job in owned.items() if job and not any(ref.placed(one) for one in allocations)]
+            evaluations = self._listed("evaluations", bare)
+            allocations += self._listed("allocations", bare)
+            for ref, job in owned.items():
                 other = job is None and any(one["ID"] == ref.job for one in jobs)
                 own = [] if other else [one for one in allocations if ref.placed(one)]
-                result.append(self._judged(ref, job, own))
+                asked = [one for one in evaluations if one["JobID"] == ref.job] if ref in bare else None
+                result.append(Seen(job, own, story.look(job, own, asked)))
         return result
 
-    def _judged(self, ref: Ref, job: Item | None, allocations: list[Item]) -> Seen:
-        seen = story.look(job, allocations)
-        if job is None or allocations:
-            return Seen(job, allocations, seen)
+    def _judged(self, ref: Ref, job: Item, allocations: list[Item]) -> Seen:
+        if allocations:
+            return Seen(job, allocations, story.look(job, allocations))
         # What can still be placed is known before one looks once more whether it was.
         evaluations = self.api.evaluations(ref.job)
         allocations = self._allocations(ref)
         return Seen(job, allocations, story.look(job, allocations, evaluations))
 
+    def _listed(self, kind: str, refs: Sequence[Ref]) -> list[Item]:
+        query = {"task_states": "true"} if kind == "allocations" else {}
+        return self.api.select(kind, _any_of("JobID", refs), **query) if refs else []
+
     def _orphans(self, ref: Ref) -> list[Item]:
         """Return the allocations of a job that was purged: only the list of all still shows them."""
-        found = self.api.select("allocations", _any_of("JobID", [ref]), task_states="true")
-        return [one for one in found if ref.placed(one)]
+        return [one for one in self._listed("allocations", [ref]) if ref.placed(one)]
 
     def _allocations(self, ref: Ref) -> list[Item]:
         return [one for one in self.api.allocations(ref.job) if ref.placed(one)]
