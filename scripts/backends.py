@@ -55,6 +55,7 @@ def _emulated() -> str | None:
 #: For each backend: says why it cannot be used here, None where it can. A probe ends within 10 s.
 PROBES: dict[str, Callable[[], str | None]] = {
     "docker": _docker,
+    "fargate": _emulated,
     "k8s": _emulated,
     "local": _local,
     "nomad": _emulated,

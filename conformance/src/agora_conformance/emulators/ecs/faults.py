@@ -29,12 +29,14 @@ class Call:
         action: such as `RunTask`.
         body: the whole request.
         at: when it came, in seconds since the epoch.
+        agent: the client's User-Agent.
     """
 
     service: str
     action: str
     body: Object
     at: float
+    agent: str = ""
 
 
 class Cut(Exception):
@@ -48,7 +50,7 @@ class Rule:
     Parameters:
         kind: `before` or `after` the request is carried out.
         service, action: what it is about; empty for all.
-        text: part of the request's body, such as a task's id; empty for all.
+        text: part of the request's body, such as a task's id, or of its User-Agent; empty for all.
         left: how many more requests; None for all until `clear`.
         act: what happens; returns seconds to wait, or raises.
     """
@@ -63,7 +65,7 @@ class Rule:
     def fits(self, kind: str, call: Call) -> bool:
         """Whether it is about this request."""
         same = self.service in ("", call.service) and self.action in ("", call.action)
-        return self.kind == kind and same and self.text in str(call.body) and self.left != 0
+        return self.kind == kind and same and self.left != 0 and self.text in f"{call.agent} {call.body}"
 
 
 class Faults:

@@ -68,7 +68,7 @@ class Server:
         if request.content_type != service.content:
             raise ApiError("SerializationException", f"the content type has to be {service.content}")
         body = await self._body(request)
-        call = Call(service.name, action, body, time.time())
+        call = Call(service.name, action, body, time.time(), request.headers.get("User-Agent", ""))
         self._faults.calls.append(call)
         await self._faults.apply("before", call)
         self._access.check_key(request.headers.get("Authorization", ""))
