@@ -26,6 +26,8 @@ from agora_nomad.connect import connect
 IMAGE = "busybox:1.36"
 #: On the emulator: an image whose own ENTRYPOINT would end with another code than the probe.
 ENTRYPOINT_IMAGE = "emulated/entrypoint:1"
+#: On a cluster: a public image with a shell that asks for SIGQUIT.
+SIGQUIT_IMAGE = "nginx:1.28-alpine"
 _SECOND = 10**9
 
 
@@ -36,6 +38,15 @@ def probe_spec(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
 
 def _with_entrypoint(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     return {**probe_spec(script, arguments), "image": ENTRYPOINT_IMAGE}
+
+
+def _with_sigint(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
+    """Run it by a driver that sends SIGINT unless it is told otherwise."""
+    return {**probe_spec(script, arguments), "options": {"driver": "raw_exec"}}
+
+
+def _with_sigquit(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
+    return {**probe_spec(script, arguments), "image": SIGQUIT_IMAGE}
 
 
 class Stranger:
@@ -203,7 +214,7 @@ def _emulated() -> ConformanceTarget:
         emulated=True,
         eyes=eyes,
         backend=lambda: Backend("Nomad", eyes.version()),
-        variants={"entrypoint": _with_entrypoint, "stop_signal": probe_spec},
+        variants={"entrypoint": _with_entrypoint, "stop_signal": _with_sigint},
         configured=_real,
     )
 
@@ -211,6 +222,8 @@ def _emulated() -> ConformanceTarget:
 def _real(config: Mapping[str, Any]) -> ConformanceTarget:
     """Return the target for a cluster that somebody has configured."""
     eyes = ClusterEyes(config)
+    # The other drivers send SIGINT unless they are told otherwise.
+    docker = config.get("driver", "docker") == "docker"
     return replace(
         TARGET,
         config=config,
@@ -218,7 +231,7 @@ def _real(config: Mapping[str, Any]) -> ConformanceTarget:
         emulated=False,
         eyes=eyes,
         backend=lambda: Backend("Nomad", eyes.version()),
-        variants={"stop_signal": probe_spec},
+        variants={"stop_signal": _with_sigquit if docker else probe_spec},
     )
 
 
