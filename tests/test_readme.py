@@ -137,6 +137,9 @@ def test_there_is_something_of_each_kind() -> None:
 # --- shell ---------------------------------------------------------------------------------------------------
 
 
+OF_README = [block for block in chosen("sh", "") if block.page == "README.md"]
+
+
 @pytest.fixture
 def environment() -> None:
     """Refuse to go on where `scripts/setup` would have to work: it would change what these tests run in."""
@@ -146,7 +149,7 @@ def environment() -> None:
 
 @pytest.mark.backend("local")
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("block", [block for block in chosen("sh", "") if block.page == "README.md"], ids=str)
+@pytest.mark.parametrize("block", [block for block in OF_README if "docker" not in block.text], ids=str)
 def test_a_shell_block_of_the_readme_works_word_for_word(block: Block, installation: str) -> None:
     done = finish(["sh", "-euc", block.text], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -160,6 +163,36 @@ def test_a_shell_block_of_the_readme_works_word_for_word(block: Block, installat
     assert isinstance(cause, dict)
     assert (cancelled["state"], cause["reason"], cause["via"]) == ("cancelled", "the wrong input file", "cli")
     assert re.search(rf"^{cancelled['id']} .* running ", done.stdout, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def containers(installation: str) -> Iterator[Callable[[str], str]]:
+    """Return what a format of `docker ps` says of all containers of the installation, which are removed in the end."""
+
+    def listed(form: str) -> str:
+        mark = f"label=agora.installation={installation}"
+        return subprocess.check_output(
+            ["docker", "ps", "-a", "--filter", mark, "--format", form], text=True, timeout=30
+        )
+
+    yield listed
+    if found := listed("{{.ID}}").split():
+        subprocess.run(["docker", "rm", "-f", "-v", *found], check=True, capture_output=True, timeout=30)
+
+
+@pytest.mark.backend("docker")
+@pytest.mark.usefixtures("environment")
+def test_the_docker_block_of_the_readme_works_word_for_word(
+    installation: str, containers: Callable[[str], str]
+) -> None:
+    (block,) = [block for block in OF_README if "docker" in block.text]
+    done = finish(["sh", "-euc", block.text], ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert eventually(lambda: not workloads(installation))
+    (record,) = recorded()
+    assert (record["state"], record["exit_code"], record["confirmed"]) == ("cancelled", 143, True)
+    assert f"agora-{record['id']}-" in done.stdout, "docker ps shows it while it runs"
+    assert containers("{{.Status}}").startswith("Exited (143)")
 
 
 # --- Python --------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_a_context_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         {"tls_ca": "/ca.pem"},
         {"host": "tcp://h:1", "tls_cert": "/c"},
         {"timeout": 0},
+        {"retention": 0},
+        {"retention": "always"},
         {"no_such": 1},
     ],
 )

@@ -160,10 +160,10 @@ def test_a_removal_that_is_cut_off_is_done_later(brief: Docker, monkeypatch: pyt
     assert brief.look(handle) == before
 
 
-def test_null_keeps_everything(docker: Docker) -> None:
+def test_never_keeps_everything(docker: Docker) -> None:
     handle = docker.start(*FAILS)
     docker.end(handle)
-    with closing(provider(docker.directory, docker.installation, retention=None)) as keeping:
+    with closing(provider(docker.directory, docker.installation, retention="never")) as keeping:
         keeping._sweeper.step()
         assert keeping._sweeper._next_list == 0.0, "nothing is even listed"
     docker.provider._sweeper.step()

@@ -25,8 +25,8 @@ class DockerConfig(Model):
         pull: when to pull an image, unless the spec says otherwise: `always`, when it is `missing`, or `never`.
         require_digest: refuse an image that is not pinned by digest (`NAME@sha256:...`).
         timeout: seconds to wait for one answer of the engine.
-        retention: seconds after its end for which a container stays, with its output; null keeps it until it is
-            released (`agora prune`). What is known of its end stays in any case.
+        retention: seconds after its end for which a container stays, with its output; `never` is it removed then,
+            but released by `agora prune`. What is known of its end stays in any case.
         log_cap: bytes of output kept per container, where the engine logs to files; null leaves it to the engine.
     """
 
@@ -38,7 +38,7 @@ class DockerConfig(Model):
     pull: PullPolicy = "missing"
     require_digest: bool = False
     timeout: float = Field(default=8.0, gt=0, le=60)
-    retention: float | None = Field(default=DEFAULT_RETENTION, ge=1)
+    retention: Annotated[float, Field(ge=1)] | Literal["never"] = DEFAULT_RETENTION
     log_cap: int | None = Field(default=DEFAULT_LOG_CAP, ge=100_000)
 
     @model_validator(mode="after")

@@ -49,7 +49,8 @@ class DockerProvider:
         self._looker = Looker(self._engine, Stories(), self._notes)
         self._starter = Starter(self._engine, self._looker, self._notes, config, installation.id)
         self._stopper = Stopper(self._engine, self._looker, self._notes, self._starter, installation.id)
-        self._sweeper = Sweeper(self._engine, self._looker, self._notes, installation.id, config.retention)
+        retention = None if config.retention == "never" else config.retention
+        self._sweeper = Sweeper(self._engine, self._looker, self._notes, installation.id, retention)
         self._closed = False
         self._watch = Watch(
             self._engine, self._looker, self._stopper, self._sweeper, installation.id, lambda: self._closed
