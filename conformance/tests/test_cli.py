@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import pytest
+from agora_conformance import discover
 from agora_conformance.cli import main
 from agora_conformance.requirements import REQUIREMENTS
+from agora_conformance.target import ConformanceTarget
 from click.testing import CliRunner, Result
 
 
@@ -46,8 +50,43 @@ def test_an_unknown_key_in_the_configuration_is_wrong_usage(tmp_path: Path) -> N
     table = tmp_path / "target.toml"
     table.write_text("colour = 'red'\n")
     result = call("run", "local", "--target-config", table, "--only", "DISP-01")
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == 2
     assert "colour" in result.output
+
+
+@dataclass
+class Point:
+    """An entry point of some distribution."""
+
+    name: str
+    value: str
+    owner: str
+    found: object = None
+
+    @property
+    def dist(self) -> SimpleNamespace:
+        return SimpleNamespace(name=self.owner, version="1")
+
+    def load(self) -> object:
+        return self.found
+
+
+def test_a_copied_target_that_still_names_the_original_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = ConformanceTarget(provider="local", config={}, probe_spec=lambda script, arguments: {}, overhead=1.0)
+    points = {
+        "agora.conformance": [Point("copyq", "copyq.conformance:TARGET", "agora-copyq", copied)],
+        "agora.providers": [Point("local", "agora_local:PROVIDER", "agora-local")],
+    }
+    monkeypatch.setattr(
+        discover, "entry_points",
+        lambda group, name=None: [point for point in points[group] if name in (None, point.name)],
+    )  # fmt: skip
+    with pytest.raises(discover.Unusable, match=r"of agora-copyq tests the provider 'local', which agora-local brings"):
+        discover.load_target("copyq")
+    [listed] = discover.list_targets()
+    assert listed.error is not None
+    points["agora.providers"][0].owner = "Agora-CopyQ"
+    assert discover.load_target("copyq") is copied
 
 
 def test_an_unknown_id_in_the_baseline_is_wrong_usage(tmp_path: Path) -> None:

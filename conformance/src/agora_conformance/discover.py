@@ -43,6 +43,13 @@ def _load(point: EntryPoint) -> ConformanceTarget:
         raise Unusable(f"{point.value} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(target, ConformanceTarget):
         raise Unusable(f"{point.value} is a {type(target).__name__} and no ConformanceTarget")
+    tested, _ = provider_distribution(target.provider)
+    if point.dist is not None and tested is not None and tested.lower() != point.dist.name.lower():
+        # A copied target that still names the original would earn a report with somebody else's code.
+        raise Unusable(
+            f"{point.value} of {point.dist.name} tests the provider {target.provider!r}, which {tested} brings: "
+            "set `provider` of its ConformanceTarget to your own"
+        )
     return target
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from agora.config import TargetConfig, validate_target
 from agora.errors import AgoraError
 from agora.plugins import load_provider
 from agora.provider import CONTRACT, ProviderInfo
@@ -101,6 +102,8 @@ def run(plan: Plan, on_row: OnRow = lambda row: None) -> Report:
     """
     info = load_provider(plan.target.provider)
     config = dict(plan.target.config if plan.config is None else plan.config)
+    source = "the conformance target" if plan.config is None else "the file of --target-config"
+    validate_target(TargetConfig(plan.name, plan.target.provider, config, source), info.config_model)
     folder = Path(tempfile.mkdtemp(prefix="agora-conformance-"))
     began = datetime.now(UTC)
     state = _Run(plan, Setting(plan.name, plan.target, info, config, folder), load_checks())
