@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agora.errors import PermissionDenied, Unreachable
+from agora.errors import InvalidRequest, PermissionDenied, Unreachable
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora.model.spec import Spec
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import names
 from nomad_harness import STUBBORN, Hands, eventually
@@ -126,8 +127,9 @@ def test_a_refused_token_ends_nothing(hands: Hands) -> None:
     hands.ready(handle)
     hands.emulator.faults.forbid(None)
     for call in (hands.observe, hands.stop, hands.provider.kill, hands.provider.release):
-        with pytest.raises(PermissionDenied, match="no token"):
+        with pytest.raises(PermissionDenied, match="no token") as refused:
             call(handle)
+        assert refused.value.sent is (call == hands.observe or call == hands.provider.release)
     hands.emulator.faults.clear()
     assert hands.observe(handle).phase is Phase.RUNNING
 
@@ -219,3 +221,15 @@ def test_many_that_wait_are_looked_at_with_four_lists(hands: Hands) -> None:
     assert (seen[0].phase, seen[0].reason) == (Phase.ENDED, "never_placed")
     assert [one.reason for one in seen[1:5]] == ["unplaceable"] * 4
     assert seen[5].phase is Phase.RUNNING
+
+
+def test_a_cluster_that_does_not_answer_refuses_nothing(tmp_path: Path) -> None:
+    with NomadEmulator() as emulator:
+        hands = Hands(emulator, tmp_path)
+    hands.provider.check(Spec(command=("a",), grace=30))
+    with pytest.raises(Unreachable) as away:
+        hands.start()
+    assert away.value.sent is False
+    with pytest.raises(InvalidRequest, match="above the 30 s"):
+        hands.provider.check(Spec(command=("a",), grace=31))
+    hands.provider.close()

@@ -29,17 +29,17 @@ class Cap:
         self._configured = configured
         self._asked: tuple[float | None, float] | None = None
 
-    def known(self) -> tuple[float, str]:
-        """Return the cap in seconds, and where it is known from."""
+    def known(self, *, ask: bool = True) -> tuple[float, str]:
+        """Return the cap in seconds, and where it is known from; without `ask` nothing is sent."""
         if self._configured is not None:
             return self._configured, "`max_grace` of the target"
-        if (said := self._of_the_agent()) is not None:
+        if (said := self._of_the_agent(ask)) is not None:
             return said, "`max_kill_timeout` of the agent"
         return DEFAULT_MAX_GRACE, "Nomad's default; `max_grace` of the target says another"
 
-    def _of_the_agent(self) -> float | None:
+    def _of_the_agent(self, ask: bool) -> float | None:
         """Ask the agent that answers, where it is a client and may be asked."""
-        if self._asked is None or time.monotonic() - self._asked[1] > _FRESH:
+        if ask and (self._asked is None or time.monotonic() - self._asked[1] > _FRESH):
             try:
                 said = _of(self._api.agent())
             except (PermissionDenied, Refusal):
@@ -47,7 +47,7 @@ class Cap:
             except AgoraError:
                 return None
             self._asked = (said, time.monotonic())
-        return self._asked[0]
+        return None if self._asked is None else self._asked[0]
 
 
 def _of(agent: Mapping[str, Any]) -> float | None:

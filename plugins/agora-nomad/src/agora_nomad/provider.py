@@ -71,13 +71,13 @@ class NomadProvider:
     def check(self, spec: Spec) -> None:
         """Refuse what no job of this target could honour, and what its cluster would cap or leave waiting for ever."""
         jobspec.check(spec, self._config)
-        cap, source = self._made.cap.known()
+        nodes = self._known_nodes()
+        cap, source = self._made.cap.known(ask=nodes is not None)
         if spec.grace > cap:
             raise InvalidRequest(f"grace {spec.grace} s is above the {cap:g} s that the clients allow ({source})")
         options = self._config.options(spec.options)
-        placing.refuse_unknown(
-            self._known_nodes(), options.driver or self._config.driver, options.datacenters, options.node_pool
-        )
+        driver = options.driver or self._config.driver
+        placing.refuse_unknown(nodes or [], driver, options.datacenters, options.node_pool)
 
     @hookimpl
     def identity(self) -> str:
@@ -191,18 +191,28 @@ class NomadProvider:
 
     # -- the cluster -------------------------------------------------------------------------------------------
 
-    def _known_nodes(self) -> list[Item]:
-        """Return the nodes where they may be listed; nothing is refused where they may not."""
+    def _known_nodes(self) -> list[Item] | None:
+        """Return the nodes, empty where they may not be listed; null where nobody answers just now.
+
+        Nothing is refused for either: a dispatch is recorded and sent once the cluster answers.
+        """
         if self._nodes is None or time.monotonic() - self._nodes[1] > _NODES_SECONDS:
             try:
                 found = self._made.api.nodes()
             except (PermissionDenied, Refusal):
                 found = []
+            except Unreachable:
+                return None
             self._nodes = (found, time.monotonic())
         return self._nodes[0]
 
     def _mine(self, handle: Handle) -> Ref:
-        if not self._made.identity.is_here(handle):
+        try:
+            here = self._made.identity.is_here(handle)
+        except ProviderError as error:
+            error.sent = False  # what was to be done was not
+            raise
+        if not here:
             raise self._made.identity.elsewhere(handle)
         return Ref.of(handle)
 

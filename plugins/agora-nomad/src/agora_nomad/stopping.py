@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agora.errors import PermissionDenied, Unreachable
+from agora.errors import PermissionDenied, ProviderError, Unreachable
 from agora.model.observation import Phase, ReceiptKind, StopReceipt
 
 from agora_nomad import names, story
@@ -17,7 +17,7 @@ def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
     The grace was set when the task was started: another one is told in `effective_grace`, and a longer one as
     `degraded`.
     """
-    seen = cluster.look(ref)
+    seen = _looked(cluster, ref)
     if (receipt := _over(seen)) is not None:
         return receipt
     already = seen.job is None or bool(seen.job.get("Stop"))
@@ -39,7 +39,7 @@ def kill(cluster: Cluster, cap: Cap, ref: Ref) -> StopReceipt:
     Raises:
         NodeAway: its client cannot be reached.
     """
-    seen = cluster.look(ref)
+    seen = _looked(cluster, ref)
     if (receipt := _over(seen)) is not None:
         return receipt
     # First this, so that nothing is started in place of what is killed.
@@ -55,6 +55,15 @@ def kill(cluster: Cluster, cap: Cap, ref: Ref) -> StopReceipt:
         effective = _effective(cap, seen)
         return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=effective, degraded=("force",))
     return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=0)
+
+
+def _looked(cluster: Cluster, ref: Ref) -> Seen:
+    """Look before anything is sent; where that fails, no stop has reached the cluster."""
+    try:
+        return cluster.look(ref)
+    except ProviderError as error:
+        error.sent = False
+        raise
 
 
 def _shoot(cluster: Cluster, allocation: Item) -> None:
