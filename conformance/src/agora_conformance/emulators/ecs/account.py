@@ -111,11 +111,17 @@ class Account:
 
     def alive(self) -> list[Task]:
         """Return every task that the API still knows; what has been stopped for too long is dropped."""
-        life = self.timing.retention * self.timing.second
-        now = time.monotonic()
-        for task in [one for one in self.tasks.values() if one.over_at is not None and now > one.over_at + life]:
-            del self.tasks[task.id]
+        for task in list(self.tasks.values()):
+            self.find(task.id)
         return list(self.tasks.values())
+
+    def find(self, number: str) -> Task | None:
+        """Return a task by its id, unless it has been stopped for too long and is dropped."""
+        task, life = self.tasks.get(number), self.timing.retention * self.timing.second
+        if task is not None and task.over_at is not None and time.monotonic() > task.over_at + life:
+            del self.tasks[number]
+            return None
+        return task
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside everything else; a failure is kept for whoever closes the emulator."""

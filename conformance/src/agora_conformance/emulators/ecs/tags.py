@@ -59,8 +59,8 @@ class Tags:
     def _of(self, arn: str) -> dict[str, str]:
         kind, _, rest = arn.partition(":ecs:")[2].partition(":")[2].partition(":")[2].partition("/")
         if kind == "task":
-            task = self.account.tasks.get(rest.rpartition("/")[2])
-            if task is None or task not in self.account.alive():
+            task = self.account.find(rest.rpartition("/")[2])
+            if task is None:
                 raise invalid("The specified task is not found.")
             return task.tags
         if kind == "task-definition":

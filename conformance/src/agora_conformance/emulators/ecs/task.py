@@ -127,7 +127,7 @@ class Task:
         """Return how the task looked `lag` seconds ago; None where it was not there."""
         limit = time.monotonic() - lag
         seen = [look for at, look in self.history if at <= limit]
-        return deepcopy(seen[-1]) if seen else None
+        return dict(seen[-1]) if seen else None
 
     def look(self) -> Object:
         """Return the task as the API tells it, without its tags."""

@@ -12,7 +12,7 @@ from agora_conformance.emulators.ecs.lifecycle import Worker
 from agora_conformance.emulators.ecs.pages import page
 from agora_conformance.emulators.ecs.task import Task
 
-#: Tasks of a DescribeTasks (botocore), characters of a reason (botocore names none; 255 is the documentation's).
+#: Tasks of a DescribeTasks (botocore); characters of a reason (assumed).
 TASKS, REASON = 100, 255
 ID = r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NOT_FOUND = "The referenced task was not found"
@@ -96,8 +96,7 @@ class Tasks:
                 raise invalid(f"Invalid identifier: Identifier is for cluster {home}. Your cluster is {cluster.name}")
             if not name.startswith(self._account.arn("ecs", "task/")):
                 raise invalid("Task Identifier is invalid")
-        self._account.alive()
-        task = self._account.tasks.get(number)
+        task = self._account.find(number)
         return task if task is not None and task.cluster_arn == cluster.arn else None
 
 
