@@ -17,6 +17,7 @@ from agora import (
     BlockingClient,
     DispatchCancelled,
     DispatchFailed,
+    DispatchTimedOut,
     InvalidRequest,
     NoneSucceeded,
     Outcome,
@@ -206,6 +207,62 @@ def patiently(question: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+async def test_a_retry_is_bounded_and_waits_for_the_death_of_the_attempt_before(client: Open) -> None:
+    async with client() as agora:
+        with pytest.raises(DispatchFailed) as failed:
+            await agora.retry(spec(failing()), attempts=3, key="thrice")
+        assert failed.value.record.id == "thrice-2"
+        assert len(await agora.list()) == 3
+        with pytest.raises(DispatchTimedOut):
+            await agora.retry(spec(sleeper(), timeout=1), attempts=2, key="late")
+        first, second = await agora.get("late-0"), await agora.get("late-1")
+        assert first.ended_at is not None
+        assert second.submitted_at is not None
+        assert (first.state, first.confirmed) == (State.TIMED_OUT, True)
+        assert first.ended_at <= second.submitted_at
+        assert not alive(first)
+        assert (await agora.retry(spec(["true"]), attempts=3, key="good")).id == "good-0"
+        for wrong in (0, True, -1):
+            with pytest.raises(InvalidRequest, match="attempts"):
+                await agora.retry(spec(["true"]), attempts=wrong)
+
+
+async def test_what_was_cancelled_is_never_tried_again(client: Open) -> None:
+    async with client() as agora:
+        raised: list[DispatchCancelled] = []
+
+        async def retry() -> None:
+            try:
+                await agora.retry(spec(sleeper()), attempts=3, key="step")
+            except DispatchCancelled as error:
+                raised.append(error)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(retry)
+                await until(lambda: has(agora, 1))
+                await agora.cancel("step-0", reason="enough")
+        [error] = raised
+        assert error.cause is not None
+        assert error.cause.reason == "enough"
+        assert [record.id for record in await agora.list()] == ["step-0"]
+
+
+def test_a_waiter_wakes_within_a_second_of_another_process_that_cancels() -> None:
+    with BlockingClient() as agora:
+        for early in (True, False):
+            handle = agora.dispatch(**spec(sleeper()))
+            command = [sys.executable, "-m", "agora", "cancel", handle.id, "--wait"]
+            other = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            if early:
+                assert other.wait(30) == 0, "the cancel is over before anybody waits"
+            begun = time.time()
+            record = handle.wait(timeout=30)
+            assert record.ended_at is not None
+            assert time.time() - max(begun, record.ended_at.timestamp()) < 1
+            assert other.wait(30) == 0
+
+
 KEYED = """
 import json, os, signal, sys, anyio
 from agora import AgoraClient
@@ -213,7 +270,7 @@ slow, fast = {"command": ["sleep", "600"], "grace": 2}, {"command": ["true"]}
 async def main():
     async with AgoraClient() as agora:
         members = [dict(slow), dict(fast), dict(fast)]
-        group = agora._group
+        group = agora._members
         def dying(*arguments):
             made = group(*arguments)
             decide = made.decide
@@ -223,7 +280,7 @@ async def main():
             if "die" in sys.argv:
                 made.decide = decide_and_die
             return made
-        agora._group = dying
+        agora._members = dying
         raced = await agora.race(members, key="once")
         print(json.dumps({"winner": raced.winner.id, "cancelled": raced.cancelled}))
 anyio.run(main)

@@ -211,6 +211,10 @@ class BlockingClient:
         """Wait until all have ended."""
         return self._call(partial(self._client.join_all_settled, members, key=key, owned=owned))
 
+    def retry(self, member: Member, *, attempts: int, key: str | None = None) -> Record:
+        """Dispatch until one succeeds; what was cancelled is never tried again."""
+        return self._call(partial(self._client.retry, member, attempts=attempts, key=key))
+
     def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
     ) -> Iterator[Record]:

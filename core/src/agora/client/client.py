@@ -15,10 +15,10 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from agora.client.asking import invalid, spec_of, user_name
-from agora.client.combinators import Combinators, Member, prepared
+from agora.client.combinators import Combinators
 from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
-from agora.client.members import Members
+from agora.client.members import Members, Wanted
 from agora.client.sending import Dispatcher
 from agora.client.supervision import Supervision
 from agora.client.targets import TargetStatus, target_statuses
@@ -186,12 +186,12 @@ class AgoraClient(Combinators):
         entry = await self._dispatched.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
 
-    def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
+    def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
         if self._tasks is None:
             raise AgoraError(NOT_OPEN)
         leaving = self._cause("its group was left").model_copy(update={"policy": "owner_gone"})
         parts = (self._opened, self._supervised, self._dispatched, self._tasks)
-        return Members(self, *parts, prepared(members, key), owned, leaving)
+        return Members(self, *parts, wanted, owned, leaving)
 
     async def cancel(
         self,

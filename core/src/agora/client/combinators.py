@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import anyio
 from agora.client.asking import spec_of
 from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
-from agora.client.members import Members, Wanted
+from agora.client.members import PROOF_SECONDS, Members, Wanted
 from agora.errors import InvalidRequest, NoneSucceeded
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Record, State
@@ -88,8 +88,11 @@ class Combinators(ABC):
     """
 
     @abstractmethod
+    def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
+        """Make a group."""
+
     def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
-        """Make a group of checked members."""
+        return self._members(prepared(members, key), owned)
 
     @abstractmethod
     async def dispatch(
@@ -224,6 +227,38 @@ class Combinators(ABC):
                 tuple(record for record in records if record.state is State.CANCELLED),
             )
 
+    async def retry(self, member: Member, *, attempts: int, key: str | None = None) -> Record:
+        """Dispatch until one succeeds, so many times at most; what was cancelled is never tried again.
+
+        The next attempt starts only when the one before it is proven to be over, also after its timeout.
+
+        Parameters:
+            member: a spec, or its fields.
+            attempts: how many at most, the first one included.
+            key: names this call, to take it up again after a crash.
+        Returns:
+            the record of the one that succeeded.
+        Raises:
+            InvalidRequest: the member is malformed or a handle.
+            DispatchCancelled: one was cancelled; no other one was started.
+            DispatchFailed, DispatchTimedOut, DispatchLost: of the last attempt; or of one whose end cannot be proven.
+        """
+        first, *others = attempts_of(member, attempts, key)
+        record = await self._attempt(first)
+        for one in others:
+            if record.state in (State.SUCCEEDED, State.CANCELLED) or not record.confirmed:
+                break
+            record = await self._attempt(one)
+        return await self.result(record.id)
+
+    async def _attempt(self, one: Wanted) -> Record:
+        async with self._members([one], owned=False) as group:
+            [id] = group.ids
+            record = await self.wait(id)
+            with anyio.move_on_after(PROOF_SECONDS):
+                record = await self.wait(id, confirmed=True)
+            return record
+
     async def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
     ) -> AsyncGenerator[Record, None]:
@@ -241,6 +276,21 @@ class Combinators(ABC):
         async with self._group(members, key, owned) as group:
             async for record in group.ended():
                 yield record
+
+
+def attempts_of(member: Member, attempts: int, key: str | None) -> list[Wanted]:
+    """Check a workload that may be tried several times, and give each attempt its id.
+
+    Raises:
+        InvalidRequest: it is a handle, malformed, or `attempts` is no whole number above 0.
+    """
+    if isinstance(attempts, bool) or attempts < 1:
+        raise InvalidRequest(f"attempts {attempts!r} is not a whole number above 0")
+    [wanted] = prepared([member], None)
+    if wanted.spec is None or wanted.id is not None:
+        raise InvalidRequest("a retry dispatches anew each time: give a spec, without an id")
+    ids = [None if key is None else check_dispatch_id(f"{key}-{number}") for number in range(attempts)]
+    return [replace(wanted, id=id) for id in ids]
 
 
 def prepared(members: Sequence[Member], key: str | None) -> list[Wanted]:
