@@ -25,6 +25,8 @@ import backends
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 REPORTS = ROOT / "reports"
+#: Most of what tests do is waiting: half as many again as there are cores.
+JOBS = max(2, (os.cpu_count() or 2) * 3 // 2)
 STAGE_SECONDS = 900  # one stage that takes longer hangs
 OWN_STAGE = {"wheels": "tests/test_wheels.py", "readme": "tests/test_readme.py"}
 
@@ -256,7 +258,7 @@ def main() -> int:
     )
     parser.add_argument("stage", nargs="*", help="run these stages only, in their usual order")
     parser.add_argument("--fail-fast", action="store_true", help="stop after the first stage that fails")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="test processes at once (default: 2)")
+    parser.add_argument("--jobs", type=int, default=JOBS, metavar="N", help=f"test processes at once (default: {JOBS})")
     options = parser.parse_args()
     stages = all_stages(options.jobs, reachable)
     unknown = set(options.stage) - {stage.name for stage in stages}

@@ -254,10 +254,10 @@ class Combinators(ABC):
     async def _attempt(self, one: Wanted) -> Record:
         async with self._members([one], owned=False) as group:
             [id] = group.ids
-            record = await self.wait(id)
+            ended = await self.wait(id)
             with anyio.move_on_after(PROOF_SECONDS):
-                record = await self.wait(id, confirmed=True)
-            return record
+                return await self.wait(id, confirmed=True)
+            return ended
 
     async def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
