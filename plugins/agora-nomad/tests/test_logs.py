@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agora.errors import ProviderError
+from agora.errors import ProviderError, Unreachable
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import names
 from nomad_harness import Hands, eventually
@@ -86,6 +86,14 @@ def test_a_client_that_is_away_is_waited_for(tmp_path: Path) -> None:
                 emulator.node_back()
         assert heard == b"ready\nlast\n"
         hands.provider.close()
+
+
+def test_last_lines_that_cannot_be_had_are_no_end_of_the_output(hands: Hands) -> None:
+    handle = hands.start("echo ready; sleep 0.5; echo last")
+    hands.end(handle)
+    hands.emulator.faults.fail(None, operation="logs", code=404, text="No path to node")
+    with pytest.raises(Unreachable, match="No path to node"):
+        hands.output(handle, follow=True)
 
 
 def test_output_that_is_kept_no_longer_is_no_empty_output(hands: Hands) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from agora.model.observation import Handle, Observation, Phase
 
 from agora_nomad import names, story
 from agora_nomad.api import Api
+
+logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 #: Jobs that one filter names; a proxy may take URLs of 8 KiB only.
@@ -163,9 +166,9 @@ class Copies:
     def _kill(self, allocation: str) -> None:
         try:
             self._api.signal(allocation, names.TASK, "SIGKILL")
-        except ProviderError:
+        except ProviderError as error:
             # Away, or over already: the next look shows which.
-            return
+            logger.info("the second copy %s was not killed: %s", allocation, error)
         finally:
             with self._lock:
                 self._busy.discard(allocation)

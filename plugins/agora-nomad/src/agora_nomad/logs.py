@@ -54,7 +54,7 @@ def follow(api: Api, look: Look, tail: int | None) -> Iterator[LogChunk]:
         allocation, over = look()
         if over and until is None:
             until = time.monotonic() + _LATE_SECONDS
-        came = False
+        came, failure = False, None
         if allocation is not None:
             if not begun and tail is not None:
                 for kind in STREAMS:
@@ -62,23 +62,20 @@ def follow(api: Api, look: Look, tail: int | None) -> Iterator[LogChunk]:
                     yield from (LogChunk(stream=kind, data=line) for line in lines)
             begun = True
             for kind in STREAMS:
-                for chunk in _more(api, allocation, kind, read[kind]):
-                    read[kind] += len(chunk.data)
-                    came = True
-                    yield chunk
+                try:
+                    for chunk in _chunks(api, allocation, kind, read[kind]):
+                        read[kind] += len(chunk.data)
+                        came = True
+                        yield chunk
+                except Unreachable as error:
+                    failure = error  # a client that is away just now is asked again
         if until is not None and (allocation is None or time.monotonic() > until):
+            if failure is not None:
+                raise failure  # the last lines may be missing
             return
         if not came:
             yield LogChunk(stream="stdout", data=b"")
         time.sleep(_TICK if until is None else _LATE_PAUSE)
-
-
-def _more(api: Api, allocation: str, kind: Kind, offset: int) -> Iterator[LogChunk]:
-    """Yield what came after an offset; a client that is away just now is asked again later."""
-    try:
-        yield from _chunks(api, allocation, kind, offset)
-    except Unreachable:
-        return
 
 
 def _chunks(api: Api, allocation: str, kind: Kind, offset: int) -> Iterator[LogChunk]:
