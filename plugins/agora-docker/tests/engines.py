@@ -92,6 +92,14 @@ def _quietly(*words: str | Path) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=60)
 
 
+def _lives(pid: str) -> bool:
+    """Whether a process lives; one that is dead and not reaped does not."""
+    try:
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except OSError:
+        return False
+
+
 class PrivateEngine(Program):
     """An engine beside the one of this machine.
 
@@ -136,6 +144,14 @@ class PrivateEngine(Program):
             ]
         self.launch(*words)
         eventually(self._answers, 40)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it, and wait for the end of its containerd, which the next one would take for its own."""
+        super().end(number)
+        file = self._run / "run/containerd/containerd.pid"
+        if file.exists():
+            eventually(lambda: not _lives(file.read_text().strip()), 20)
+            file.unlink()
 
     def _answers(self) -> bool:
         if self._tls is not None:

@@ -178,3 +178,60 @@ def test_the_engine_is_shut_down_and_takes_its_containers_along(tmp_path: Path) 
             anyio.run(scenario)
         finally:
             docker.clean()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
+def test_what_is_being_dispatched_meanwhile_is_neither_lost_nor_doubled(tmp_path: Path, how: signal.Signals) -> None:
+    """Dispatches go on all the time; each runs once, or was refused and never runs."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    mount = {"type": "bind", "source": str(runs), "target": "/runs"}
+    options = {"network": "none", "mounts": [mount]}
+    command = ("sh", "-c", "mktemp /runs/$AGORA_DISPATCH_ID.XXXXXX; trap 'exit 9' TERM; while :; do sleep 0.05; done")
+    count = 12
+
+    with PrivateEngine(tmp_path / "engine", options=LIVE_RESTORE) as private:
+        docker = Docker(tmp_path, host=private.url)
+
+        async def scenario() -> None:
+            async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
+                docker.installation = (tmp_path / "home" / "installation").read_text().strip()
+                limiter, ids, begun = anyio.CapacityLimiter(3), list[str](), anyio.Event()
+
+                async def dispatch() -> None:
+                    async with limiter:
+                        ids.append((await client.dispatch(docker.spec(*command, options=options))).id)
+                        if len(ids) == 3:
+                            begun.set()
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.supervise)
+                    async with anyio.create_task_group() as dispatches:
+                        for _ in range(count):
+                            dispatches.start_soon(dispatch)
+                        with anyio.fail_after(30):
+                            await begun.wait()
+                        await anyio.to_thread.run_sync(private.end, how)
+                        await anyio.to_thread.run_sync(private.begin)
+                    records = [await client.get(id) for id in ids]
+                    with anyio.fail_after(60):
+                        while any(record.state in (State.PENDING, State.SUBMITTED) for record in records):
+                            await anyio.sleep(0.1)
+                            records = [await client.get(id) for id in ids]
+                    ran = [record.id for record in records if record.state is State.RUNNING]
+                    assert len(ran) >= 3
+                    assert {record.state for record in records} <= {State.RUNNING, State.FAILED}
+                    for record in records:
+                        assert bool(processes(record.id)) == (record.id in ran), record
+                        assert len(list(runs.glob(f"{record.id}.*"))) == (record.id in ran), record
+                    for id in ran:
+                        await client.cancel(id)
+                    ended = await Truth(client, *ran).to_its_end()
+                    assert {(record.state, record.exit_code) for record in ended} == {(State.CANCELLED, 9)}
+                    tasks.cancel_scope.cancel()
+                assert len(records) == count
+
+        try:
+            anyio.run(scenario)
+        finally:
+            docker.clean()
