@@ -17,7 +17,7 @@ LIFE = ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING", "DEACTIVATING", "STO
 @pytest.fixture(scope="module")
 def account() -> Iterator[Ecs]:
     """One account for all tests of this module."""
-    timing = Timing(second=SECOND, retention=600).hurried(0.005)
+    timing = Timing(second=SECOND).hurried(0.003)
     images = {"slow:1": Image(present=False, pull=60), "own:1": Image(entrypoint=("echo",), command=("image",))}
     with EcsEmulator(timing=timing, images=images, log_groups=(GROUP,), throttle=False) as emulator:
         made = Ecs(emulator)
@@ -207,6 +207,18 @@ def test_a_log_group_that_is_not_there(account: Ecs) -> None:
     account.logs.delete_log_group(logGroupName="/none")
 
 
+def test_an_end_is_told_with_its_exit_code(account: Ecs) -> None:
+    arn = account.start("sleep 0.2; exit 6", until="RUNNING")
+    looks = [account.task(arn)]
+
+    def over() -> bool:
+        looks.append(account.task(arn))
+        return bool(looks[-1]["lastStatus"] == "STOPPED")
+
+    account.until(over)
+    assert {one["containers"][0].get("exitCode") for one in looks if one["desiredStatus"] == "STOPPED"} == {6}
+
+
 def test_the_end_of_an_essential_container_ends_the_others(account: Ecs) -> None:
     side = {"name": "side", "image": "any:1", "essential": False, "stopTimeout": 2, "entryPoint": ["/bin/sh", "-c"]}
     arn = account.start("sleep 0.3; exit 4", until="STOPPED", more=[{**side, "command": [STUBBORN]}])
@@ -239,7 +251,7 @@ def test_while_the_agents_are_away_nothing_is_reported_or_stopped(account: Ecs) 
     account.emulator.agents_away()
     account.ecs.stop_task(task=arn)
     assert account.task(arn)["desiredStatus"] == "STOPPED"
-    time.sleep(0.3)  # longer than a stop takes otherwise
+    time.sleep(0.2)  # longer than a stop takes otherwise
     assert account.task(arn)["lastStatus"] == "RUNNING"
     assert account.emulator.terms(arn) == []
     assert account.emulator.processes(arn)
@@ -251,9 +263,8 @@ def test_a_stopped_task_expires(account: Ecs) -> None:
     with EcsEmulator(timing=Timing(second=0.0005).hurried(0.002), log_groups=(GROUP,), throttle=False) as emulator:
         quick = Ecs(emulator)
         arn = quick.start("exit 1", until="")
-        quick.until(lambda: quick.ecs.list_tasks(desiredStatus="STOPPED")["taskArns"] == [arn])
-        (task,) = quick.ecs.describe_tasks(tasks=[arn])["tasks"]
-        assert task["containers"][0]["exitCode"] == 1
+        assert quick.reaches(arn, "STOPPED")["containers"][0]["exitCode"] == 1
+        assert quick.ecs.list_tasks(desiredStatus="STOPPED")["taskArns"] == [arn]
         quick.until(lambda: quick.ecs.describe_tasks(tasks=[arn])["tasks"] == [])
         assert quick.ecs.describe_tasks(tasks=[arn])["failures"] == [{"arn": arn, "reason": "MISSING"}]
         assert quick.ecs.list_tasks(desiredStatus="STOPPED")["taskArns"] == []

@@ -242,6 +242,9 @@ class Worker:
             if not self.task.stopping.is_set():
                 await self._stops_within(self.account.timing.report)
                 await self.account.agents.wait()
+                for one in self.task.containers:
+                    if one.process is not None and one.process.ended:
+                        await self._close(one)
                 if self.end("EssentialContainerExited", EXITED):
                     await self._bring_down()
                     return
