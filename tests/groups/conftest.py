@@ -51,6 +51,11 @@ async def running(agora: AgoraClient) -> int:
     return len(await agora.list(states=[State.RUNNING]))
 
 
+async def has(agora: AgoraClient, count: int) -> bool:
+    """Whether so many run."""
+    return await running(agora) >= count
+
+
 @pytest.fixture
 def client() -> Callable[[], AgoraClient]:
     """Return a function that makes a client of this test's state directory."""

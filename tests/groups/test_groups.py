@@ -1,7 +1,6 @@
 """Groups of dispatches on real processes: who wins, who is cancelled, and that the losers are dead."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,12 +19,11 @@ from agora import (
     DispatchTimedOut,
     InvalidRequest,
     NoneSucceeded,
-    Outcome,
     Record,
     State,
 )  # fmt: skip
 
-from tests.groups.conftest import alive, failing, running, sleeper, spec, until
+from tests.groups.conftest import alive, failing, has, sleeper, spec, until
 
 pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
 Open = Callable[[], AgoraClient]
@@ -168,11 +166,6 @@ anyio.run(main)
 """
 
 
-async def has(agora: AgoraClient, count: int) -> bool:
-    """Whether so many run."""
-    return await running(agora) >= count
-
-
 def test_a_dead_owner_takes_its_members_along_by_the_background_supervisor() -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER])
     try:
@@ -312,74 +305,6 @@ async def test_a_timeout_with_a_key_counts_from_the_first_call(client: Open) -> 
         joined = await agora.join_all_with_timeout([handle], 1.5, key="late")
         assert [record.id for record in joined.cancelled] == [handle.id]
         assert time.monotonic() - began < 1.4, "the clock was not started anew"
-
-
-async def test_cancelling_a_parent_cancels_all_below_it_and_tells_of_each(client: Open) -> None:
-    async with client() as agora:
-        parent = await agora.dispatch(**spec(sleeper()))
-        child = await agora.dispatch(**spec(sleeper()), parent=parent.id)
-        ended = await agora.dispatch(command=["true"], parent=parent.id)
-        grandchild = await agora.dispatch(**spec(sleeper()), parent=child.id)
-        stranger = await agora.dispatch(**spec(sleeper()))
-        await ended.wait(timeout=20)
-        result = await parent.cancel(reason="budget")
-        assert {(one.id, one.outcome) for one in result.children} == {
-            (child.id, Outcome.STOPPING), (grandchild.id, Outcome.STOPPING),
-        }  # fmt: skip
-        for handle in (parent, child, grandchild):
-            record = await handle.wait(confirmed=True, timeout=20)
-            assert record.state is State.CANCELLED
-            assert not alive(record)
-        cause = (await child.get()).cause
-        assert cause is not None
-        assert (cause.actor, cause.policy, cause.reason) == (
-            "ann", "parent_cancelled", f"{parent.id} was stopped: budget",
-        )  # fmt: skip
-        assert (await ended.get()).state is State.SUCCEEDED
-        assert alive(stranger.record)
-        for late in (parent.id, "nobody"):
-            with pytest.raises(InvalidRequest, match=late):
-                await agora.dispatch(command=["true"], parent=late)
-        await stranger.cancel(force=True)
-        await stranger.wait(confirmed=True, timeout=20)
-
-
-async def test_a_child_whose_backend_does_not_answer_is_told_apart_and_follows(client: Open) -> None:
-    async with client() as agora:
-        parent = await agora.dispatch(**spec(sleeper()))
-        child = await agora.dispatch(**spec(sleeper()), parent=parent.id)
-        shim = int(child.record.native["shim"])
-        os.kill(shim, signal.SIGSTOP)
-        try:
-            result = await parent.cancel()
-        finally:
-            os.kill(shim, signal.SIGCONT)
-        assert result.delivered is True
-        [told] = result.children
-        assert (told.id, told.state) == (child.id, State.STOPPING)
-        assert (await child.wait(confirmed=True, timeout=30)).state is State.CANCELLED
-
-
-PARENT = """
-import anyio
-from agora import AgoraClient
-async def main():
-    async with AgoraClient() as agora:
-        await (await agora.dispatch(command=["sleep", "600"], grace=2)).wait()
-anyio.run(main)
-"""
-
-
-async def test_what_a_workload_dispatches_goes_with_it(client: Open) -> None:
-    async with client() as agora:
-        parent = await agora.dispatch(command=[sys.executable, "-c", PARENT], grace=2)
-        await until(lambda: has(agora, 2))
-        result = await parent.cancel()
-        [told] = result.children
-        child = await agora.wait(told.id, confirmed=True, timeout=30)
-        assert child.state is State.CANCELLED
-        assert not alive(child)
-        await parent.wait(confirmed=True, timeout=30)
 
 
 def test_the_blocking_twin_races_and_lets_go() -> None:
