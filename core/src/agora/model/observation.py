@@ -7,7 +7,6 @@ from pydantic import AwareDatetime, Field
 
 from agora.model.base import Model
 
-
 #: The `reason` of an observation of a workload that runs although this dispatch's own had ended.
 SECOND_COPY = "second_copy"
 
@@ -103,7 +102,8 @@ class StopReceipt(Model):
 
     Parameters:
         kind: `SIGNALLED` means that the backend accepted the stop, not that a signal arrived.
-        observation: the end that was found, with `ALREADY_EXITED`.
+        observation: the end that was found, with `ALREADY_EXITED`, or that came while the backend answered, with
+            `SIGNALLED`.
         effective_grace: seconds of grace in force, where known.
         degraded: names of what was asked and replaced by the nearest possible thing (`grace`, `force`).
     """
