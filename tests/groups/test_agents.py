@@ -31,9 +31,9 @@ def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     if request.param == "local":
         return {"target": "local"}
-    from agora_docker.conformance import probe_spec
+    from agora_docker.conformance import target
 
-    image = probe_spec("", [])["image"]
+    image = target().probe_spec("", [])["image"]
     (tmp_path / "agora.toml").write_text('[targets.docker]\nprovider = "docker"\npull = "never"\n')
     return {"target": "docker", "image": image}
 
