@@ -29,6 +29,11 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment of a program of the system: root's own, whatever PATH the tests were started with."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+
+
 class Program:
     """A program that runs for the time of a block; its output is in `log`.
 
@@ -46,7 +51,7 @@ class Program:
         """Start it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words, env=surroundings(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def end(self, number: int = signal.SIGTERM) -> None:
@@ -89,7 +94,7 @@ class Certificates:
 
 
 def _quietly(*words: str | Path) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    subprocess.run(words, env=surroundings(), check=True, capture_output=True, timeout=60)
 
 
 def _lives(pid: str) -> bool:
