@@ -287,6 +287,7 @@ def test_every_key_of_a_local_target_is_told(head: str, model: type[BaseModel]) 
 def test_every_variable_is_told() -> None:
     told = {name for row in table("configuration.md", "key", "variable") for name in code(row[1])}
     told |= {name for row in table("configuration.md", "variable", "meaning") for name in code(row[0])}
+    told |= {name for row in table("worker.md", "variable", "meaning") for name in code(row[0])[:1]}
     sources = [path for directory in setup_main.package_directories() for path in (directory / "src").rglob("*.py")]
     used = {
         name

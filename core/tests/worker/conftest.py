@@ -39,15 +39,12 @@ class Program:
         self._sieve = Sieve("d1")
         self.output = ""
         self.events: list[dict[str, Any]] = []
-        self.reading = threading.Event()
-        self.reading.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.reading.wait()
             rest, events = self._sieve.feed(line)
             self.events += [json.loads(event) for event in events]
             self.output += rest.decode()
@@ -73,7 +70,6 @@ class Program:
     def ends(self, within: float = PATIENCE) -> int:
         """Wait for its end; return its exit code."""
         code = self.process.wait(within)
-        self.reading.set()
         self._reader.join(5)
         return code
 
@@ -91,7 +87,6 @@ class Program:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.reading.set()
         self._reader.join(5)
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:

@@ -297,3 +297,22 @@ def test_a_worker_is_entered_once_and_in_the_main_thread(program: Start) -> None
     assert one.ends() == 0, one.errors()
     assert "main thread" in one.output
     assert "entered once" in one.output
+
+
+def test_a_worker_leaves_nothing_open(program: Start) -> None:
+    one = program("""
+        import os, threading, time
+        from agora.worker import BlockingWorker
+        def around():
+            return set(os.listdir("/proc/self/fd")), threading.active_count()
+        before = around()
+        for number in range(20):
+            with BlockingWorker() as worker:
+                worker.progress(number)
+        until = time.monotonic() + 10
+        while around() != before:
+            assert time.monotonic() < until, (before, around())
+            time.sleep(0.01)
+    """)
+    assert one.ends() == 0, one.errors()
+    assert len(one.told("dispatch.progress")) == 20

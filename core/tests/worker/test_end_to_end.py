@@ -189,6 +189,29 @@ def test_a_worker_knows_its_grace_and_its_secrets_end_with_it(home: Path, run: R
     assert left == []
 
 
+def test_the_example_goes_on_where_it_was_cancelled(home: Path, run: Run, tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "examples" / "worker.py"
+    checkpoint = tmp_path / "checkpoint.json"
+
+    async def work() -> None:
+        async with AgoraClient(home, settings=LOCAL) as client:
+            command = [sys.executable, str(example), str(checkpoint)]
+            first = await client.dispatch(command=[*command, "100000000"], grace=10)
+            async with asyncio.timeout(20):
+                while EventType.PROGRESS not in await events(client, first.id):
+                    assert await output(client, first.id) == b""
+            await client.cancel(first.id)
+            record = await client.wait(first.id, timeout=20)
+            assert (record.state, record.acknowledged) == (State.CANCELLED, True)
+            saved = json.loads(checkpoint.read_text())["candidate"]
+            assert saved > 1000
+            second = await client.dispatch(command=[*command, str(saved + 5)])
+            assert (await second.wait(timeout=20)).state is State.SUCCEEDED
+            assert json.loads(checkpoint.read_text())["candidate"] == saved + 5
+
+    run(work())
+
+
 # --- any backend, by its output --------------------------------------------------------------------------------
 
 

@@ -37,6 +37,9 @@ class Broken:
         """Refuse it."""
         raise ConnectionError
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Kept:
     """Takes everything."""
@@ -47,6 +50,9 @@ class Kept:
     def send(self, event: bytes, seconds: float) -> None:
         """Take it."""
         self.events.append(json.loads(event))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_what_comes_too_often_becomes_one_with_the_latest_word(program: Start) -> None:
@@ -93,34 +99,30 @@ def test_what_the_control_plane_did_not_take_is_in_the_output(
     assert one.told("dispatch.progress")
 
 
-def test_a_full_pipe_holds_up_nothing_and_the_event_is_in_the_spool(program: Start, tmp_path: Path) -> None:
+def test_a_full_pipe_holds_up_nothing_and_the_event_is_in_the_spool(
+    program: Start, tmp_path: Path, eventually: Eventually
+) -> None:
+    full = tmp_path / "full"
     one = program(
-        """
+        f"""
         import os, time
         from agora.worker import BlockingWorker
+        unread, written = os.pipe()
+        os.dup2(written, 1)
         with BlockingWorker() as worker:
-            print("ready", flush=True)
-            while not os.path.exists("go"):
-                time.sleep(0.01)
             os.set_blocking(1, False)
             try:
                 while True:
-                    os.write(1, b"x\\n" * 2048)
+                    os.write(1, b"x" * 4096)
             except BlockingIOError:
                 pass
             os.set_blocking(1, True)
-            open("full", "w").close()
+            open({str(full)!r}, "w").close()
             time.sleep(60)
-        """.replace('"full"', repr(str(tmp_path / "full"))).replace('"go"', repr(str(tmp_path / "go"))),
+        """,
         AGORA_WORKER_GRACE="3",
     )
-    one.says("ready")
-    one.reading.clear()
-    (tmp_path / "go").touch()
-    until = time.monotonic() + 10
-    while not (tmp_path / "full").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    eventually(full.exists)
     begun = time.monotonic()
     one.tell()
     assert one.process.wait(10) == 143

@@ -169,6 +169,7 @@ class BaseWorker:
         """Wait for SIGTERM, then end the program, stage by stage; in a thread of its own."""
         while signal.SIGTERM not in os.read(self._pipe, 64):
             if self._end.get("as") == "finished":
+                os.close(self._pipe)
                 return
         self._claim("cancelled")
         if not self.cancelled:
@@ -210,10 +211,10 @@ class BaseWorker:
         found = signal.set_wakeup_fd(-1)
         if found not in (self._pipe_write, -1):
             signal.set_wakeup_fd(found)
+        # The guard reads the end of the pipe and ends.
+        os.close(self._pipe_write)
         if os.getpid() != self._pid:
-            return
-        # The guard wakes, sees that there is nothing to guard and ends.
-        os.write(self._pipe_write, b"\0")
+            os.close(self._pipe)  # a fork has no guard
 
 
 #: The workers of this process that have SIGTERM.

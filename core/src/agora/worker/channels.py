@@ -50,6 +50,7 @@ class Subscription:
         self.topic = topic
         self._messages: SimpleQueue[bytes | None] = SimpleQueue()
         self._released = False
+        self._why: Exception | None = None
 
     def get(self, seconds: float | None = None) -> bytes | None:
         """Wait for the next message.
@@ -60,24 +61,30 @@ class Subscription:
             the message, or None where none came in time.
         Raises:
             Released: there will be none.
+            OSError: the channel broke.
         """
         if self._released:
-            raise Released(self.topic)
+            raise self._why or Released(self.topic)
         try:
             message = self._messages.get(timeout=seconds)
         except Empty:
             return None
         if message is None:
             self._messages.put(None)  # for the next one who waits
-            raise Released(self.topic)
+            raise self._why or Released(self.topic)
         return message
 
     def put(self, message: bytes) -> None:
         """Add a message; for those who make channels."""
         self._messages.put(message)
 
-    def release(self) -> None:
-        """Wake whoever waits; for those who make channels."""
+    def release(self, why: Exception | None = None) -> None:
+        """Wake whoever waits; for those who make channels.
+
+        Parameters:
+            why: what broke, where it was not released by anybody.
+        """
+        self._why = self._why or why
         self._released = True
         self._messages.put(None)
 

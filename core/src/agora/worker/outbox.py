@@ -93,6 +93,9 @@ class Outbox:
                 except (OSError, ValueError):
                     continue
                 self._taken(number)
+        # One that a thread is still at stays open: its number would soon stand for another file.
+        for sink in self._sinks if self._thread is None or not self._thread.is_alive() else ():
+            sink.close()
         if left := self._left():
             raise TimeoutError(f"{len(left)} events were taken by nobody")
 

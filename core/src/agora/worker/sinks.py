@@ -25,6 +25,9 @@ if TYPE_CHECKING:
                 ValueError: it was not and never will be.
             """
 
+        def close(self) -> None:
+            """Let go of what is open."""
+
 
 class Marked:
     """Marked lines on a stream of this process, in one write each.
@@ -52,6 +55,10 @@ class Marked:
         if os.write(self._descriptor, line) != len(line):
             raise BlockingIOError("the stream took a part of the line")
 
+    def close(self) -> None:
+        """Close this descriptor; the program's own stays open."""
+        os.close(self._descriptor)
+
 
 class File:
     """Lines at the end of a file, which is opened anew for each.
@@ -78,6 +85,9 @@ class File:
                 raise BlockingIOError(f"{self._path} took a part of the line")
         finally:
             os.close(descriptor)
+
+    def close(self) -> None:
+        """Do nothing: it is open only while a line is written."""
 
 
 class Http:
@@ -122,12 +132,20 @@ class Http:
         if not 200 <= status < 300:
             raise ConnectionError(f"the control plane answered {status}")
 
+    def close(self) -> None:
+        """Do nothing: each event has a connection of its own."""
+
 
 def ways_out(around: Surroundings) -> list[Sink]:
     """Return the ways out by what is there, the best first; the spool keeps what no other one took."""
     sinks: list[Sink] = []
     if around.url is not None:
         sinks.append(Http(around.url, around.token))
+    elif around.redis is not None:
+        # Imported here: nobody else needs sockets.
+        from agora.worker.redis import RedisStream
+
+        sinks.append(RedisStream(around.redis))
     if around.events == "none":
         return sinks
     if around.events in ("stdout", "stderr"):

@@ -1,0 +1,35 @@
+"""What the worker costs a workload."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("pydantic", "anyio", "asyncio", "typing", "json", "subprocess", "socket", "http.client", "agora.model.base")
+#: Editable installations add import hooks to the start, on both sides of the comparison; a quiet minimum counts.
+ROUNDS = 25
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    probe = f"import sys, agora.worker; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def seconds(program: str, environment: dict[str, str]) -> float:
+    """Return how long an interpreter takes for a program."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    return time.perf_counter() - begun
+
+
+@pytest.mark.serial
+def test_it_starts_in_under_twice_a_bare_interpreter() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    bare, worker = [], []
+    for _ in range(ROUNDS):
+        bare.append(seconds("pass", environment))
+        worker.append(seconds("from agora.worker import BlockingWorker", environment))
+    assert min(worker) < 2 * min(bare), f"{min(worker) * 1000:.1f} ms, bare {min(bare) * 1000:.1f} ms"
