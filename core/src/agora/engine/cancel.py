@@ -19,6 +19,8 @@ from agora.store import Applied
 
 #: A cancel comes back after so long at the latest (contract 4), in seconds.
 CANCEL_SECONDS = 10.0
+#: The stops of those below it are sent so long before its own, in seconds; one that answers late holds nothing up.
+CHILDREN_FIRST = 1.0
 
 _WAITING = (Outcome.STOPPING, Outcome.ALREADY_STOPPING, Outcome.ALREADY_CANCELLED)
 
@@ -57,13 +59,21 @@ class Canceller:
         asked = await self._asked(entry, cause, grace or None, force)
         applied, below = await self._core.request(entry, asked)
         results: dict[str, CancelResult] = {}
+        told = anyio.Event()
 
         async def carry_out(one: Applied) -> None:
             results[one.entry.id] = await self._carried_out(one, until)
+            if len(results) >= len(below):
+                told.set()
 
         async with anyio.create_task_group() as tasks:
-            for one in (applied, *below):
+            for one in below:
                 tasks.start_soon(carry_out, one)
+            if below:
+                # First those below: the end of what started them may take them along, unasked.
+                with anyio.move_on_after(CHILDREN_FIRST):
+                    await told.wait()
+            tasks.start_soon(carry_out, applied)
         children = tuple(results[one.entry.id] for one in below)
         return results[id].model_copy(update={"children": children})
 
