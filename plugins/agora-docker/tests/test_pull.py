@@ -162,6 +162,32 @@ def test_a_stop_ends_a_pull(docker: Docker, throttle: Throttle, pushed: str, rat
     assert not there(docker, pushed)
 
 
+def test_a_cancel_by_another_process_ends_a_pull(
+    docker: Docker, agora: CommandLine, throttle: Throttle, pushed: str
+) -> None:
+    agora.configure(pull="missing")
+    throttle.rate = 200_000
+    before = throttle.passed
+    id = new_dispatch_id()
+    sent: list[int] = []
+
+    def dispatch() -> None:
+        sent.append(agora.run("dispatch", "--id", id, "--image", pushed, "--", "true").returncode)
+
+    thread = threading.Thread(target=dispatch, daemon=True)
+    thread.start()
+    eventually(lambda: throttle.passed > before + 100_000)
+    assert agora.run("cancel", id, "--reason", "enough").returncode == 0
+    thread.join(20)
+    assert sent == [0]
+    record = agora.record(id)
+    assert (record["state"], record["confirmed"], record["exit_code"]) == ("cancelled", True, None)
+    assert (record["started_at"], record["cause"]["reason"]) == (None, "enough")
+    assert docker.containers() == []
+    assert throttle.passed - before < LAYER
+    assert not there(docker, pushed)
+
+
 def test_progress_is_told(
     docker: Docker,
     throttle: Throttle,
