@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from agora.model.observation import EndedBy, Handle, Observation, Phase, Receipt
 from agora.model.record import Note, Record, State
 from agora_conformance.emulators.k8s import K8sEmulator, Timing
 from agora_k8s import names, story
+from agora_k8s.cluster import Cluster
 from k8s_harness import GRACEFUL, Hands, eventually
 
 pytestmark = pytest.mark.backend("k8s")
@@ -117,6 +118,25 @@ def test_a_second_copy_is_killed(hands: Hands) -> None:
     assert job is not None
     assert job["spec"]["suspend"] is True
     assert hands.end(handle).exit_code == 0, "the end that was written down first stands"
+
+
+def test_an_end_that_is_written_down_during_a_look_is_no_second_copy(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    before = hands.pods(handle)
+    hands.stop(handle)
+    eventually(lambda: hands.observe(handle).phase is Phase.ENDED and not hands.pods(handle))
+    listed, answers = Cluster.pods, [before]  # as they were before the end, and then as they are
+
+    def stale(cluster: Cluster, installation: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return answers.pop() if answers else listed(cluster, installation, ids)
+
+    monkeypatch.setattr(Cluster, "pods", stale)
+    seen = hands.observe(handle)
+    assert answers == []
+    assert (seen.phase, seen.exit_code) == (Phase.ENDED, 42)
 
 
 def copy(hands: Hands, handle: Handle) -> str:

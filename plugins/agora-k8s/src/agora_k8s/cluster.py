@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agora.model.observation import Handle, Observation
+from agora.model.observation import SECOND_COPY, Handle, Observation
 
 from agora_k8s import names, story
 from agora_k8s.api import MERGE_PATCH, STRATEGIC_PATCH, Api, Refusal
@@ -76,7 +76,13 @@ class Cluster:
         """
         pods = [pod for pod in self.pods(ref.installation, [ref.id]) if ref.owns(pod)]
         job = self.api.get("jobs", ref.name)
-        return (job if ref.owns(job) else None), pods
+        return self._whole(ref, job if ref.owns(job) else None, pods)
+
+    def _whole(self, ref: Ref, job: Item | None, pods: list[Item]) -> tuple[Item | None, list[Item]]:
+        """Look at the pods again where they seem to live on: the end on the Job may be younger than their list."""
+        if story.look(job, pods).reason == SECOND_COPY:
+            pods = [pod for pod in self.pods(ref.installation, [ref.id]) if ref.owns(pod)]
+        return job, pods
 
     def fetch_many(self, refs: Sequence[Ref]) -> list[tuple[Item | None, list[Item]]]:
         """Return Job and pods of many workloads, with two requests for each installation."""
@@ -89,7 +95,8 @@ class Cluster:
             pods += self.api.list("pods", selector)[0]
             jobs += self.api.list("jobs", selector)[0]
         return [
-            (next((job for job in jobs if ref.owns(job)), None), [pod for pod in pods if ref.owns(pod)]) for ref in refs
+            self._whole(ref, next((job for job in jobs if ref.owns(job)), None), [pod for pod in pods if ref.owns(pod)])
+            for ref in refs
         ]
 
     def suspend(self, job: Item, annotations: Mapping[str, str]) -> None:

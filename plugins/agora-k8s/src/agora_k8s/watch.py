@@ -19,7 +19,7 @@ from urllib3.response import BaseHTTPResponse
 
 from agora_k8s import names, story
 from agora_k8s.api import Api, Refusal, lines
-from agora_k8s.cluster import Item, Ref, installation_selector
+from agora_k8s.cluster import Cluster, Item, Ref, installation_selector
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +249,16 @@ class Watch:
             job = job if ref.owns(job) else None
             pods = [pod for pod in pods if ref.owns(pod)]
         seen = story.look(job, pods)
+        if seen.reason == SECOND_COPY:
+            # The stream of the pods may be behind the one of the Jobs.
+            try:
+                now = Cluster(self._api).pods(self._installation, [id])
+            except AgoraError as error:
+                logger.info("whether %s runs twice is left for the next look: %s", id, error)
+                self._sink.stale(id)
+                return
+            pods = now if handle is None else [pod for pod in now if Ref.of(handle).owns(pod)]
+            seen = story.look(job, pods)
         if seen.phase is not Phase.ABSENT:
             self._heard(job, story.current(pods), seen)
         if seen.reason == SECOND_COPY or handle is None:
