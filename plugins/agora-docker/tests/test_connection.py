@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,14 @@ def test_tls(tls_engine: tuple[PrivateEngine, Certificates], tmp_path: Path) -> 
         _whole_life(docker)
     finally:
         docker.clean()
+    _context(tmp_path, "secured", engine.url)
+    (tmp_path / "docker-config" / "config.json").write_text("{}")
+    kept = tmp_path / "docker-config" / "contexts" / "tls" / sha256(b"secured").hexdigest() / "docker"
+    kept.mkdir(parents=True)
+    for path in (certificates.ca, certificates.cert, certificates.key):
+        shutil.copy(path, kept / path.name)
+    with closing(provider(tmp_path, "test-context", context="secured")) as by_context:
+        assert by_context.identity() == docker.outside.facts().id
     without = provider(tmp_path, "test-stranger", host=engine.url, tls_ca=certificates.ca)
     with closing(without), pytest.raises(Unreachable):
         without.identity()
