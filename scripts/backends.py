@@ -6,12 +6,27 @@ must be tested: a listed one that is missing fails, another one that is missing 
 
 import importlib.util
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+#: What the tests of Docker use, and Debian's name of its package: images are made of a static busybox and pulled from
+#: a registry.
+DOCKER_PROGRAMS = {
+    "dockerd": "docker.io",
+    "docker": "docker.io",
+    "busybox": "busybox-static",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "openssl": "openssl",
+    "ip": "iproute2",
+    "iptables": "iptables",
+}
 
 
 def _local() -> str | None:
@@ -41,7 +56,23 @@ def _docker() -> str | None:
         return f"{host} answers {answer[:40]!r}"
     if os.geteuid() != 0:
         return "the tests look at the containers' processes from outside, which needs root"
+    if missing := missing_programs():
+        return f"{', '.join(missing)} cannot be found; scripts/setup --install-engine installs them on Debian"
     return None
+
+
+def found(program: str) -> bool:
+    """Whether a program is there, on the PATH or where root has its own."""
+    path = shutil.which(program, path=SYSTEM_PATH)
+    if path is None:
+        return False
+    # The images hold nothing beside busybox, so one that wants a loader is none.
+    return program != "busybox" or b"/ld-" not in Path(path).read_bytes()[:4096]
+
+
+def missing_programs() -> list[str]:
+    """Return the programs that the tests of Docker use and that are not there."""
+    return [program for program in DOCKER_PROGRAMS if not found(program)]
 
 
 def _emulated() -> str | None:

@@ -5,7 +5,6 @@ What it installs and starts stays. Nothing is done where an engine answers alrea
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,21 +12,8 @@ from pathlib import Path
 
 import backends
 
-#: What the tests use, and Debian's name of its package: images are made of a static busybox and pulled from a registry.
-PROGRAMS = {
-    "dockerd": "docker.io",
-    "docker": "docker.io",
-    "busybox": "busybox-static",
-    "docker-registry": "docker-registry",
-    "sshd": "openssh-server",
-    "ssh": "openssh-client",
-    "openssl": "openssl",
-    "ip": "iproute2",
-    "iptables": "iptables",
-}
 #: Later releases of Debian have the `docker` command in a package of its own.
 CLIENT = "docker-cli"
-PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 LOG = Path("/var/log/agora-dockerd.log")
 RUN = Path("/var/run")
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -54,7 +40,7 @@ def install() -> str:
         EngineMissing: not root, no apt-get, or it does not start.
     """
     done = []
-    if missing := [name for name in PROGRAMS if not _found(name)]:
+    if missing := backends.missing_programs():
         done.append(f"installed {', '.join(_install(missing))}")
     if backends.missing_reason("docker") is not None:
         _start()
@@ -62,38 +48,30 @@ def install() -> str:
     return "; ".join(done) or "an engine is there already"
 
 
-def _found(program: str) -> bool:
-    path = shutil.which(program, path=PATH)
-    if path is None:
-        return False
-    # The images hold nothing beside busybox, so one that wants a loader is none.
-    return program != "busybox" or b"/ld-" not in Path(path).read_bytes()[:4096]
-
-
 # --- installing ---------------------------------------------------------------------------------------------------
 
 
 def _install(missing: list[str]) -> list[str]:
-    if os.geteuid() != 0 or not _found("apt-get"):
+    if os.geteuid() != 0 or not backends.found("apt-get"):
         raise EngineMissing(
             f"missing: {', '.join(missing)}; as root on Debian or Ubuntu this installs them, elsewhere install "
             "Docker Engine, busybox (static), a registry, an SSH server, openssl, iproute2 and iptables yourself"
         )
-    packages = sorted({PROGRAMS[name] for name in missing})
+    packages = sorted({backends.DOCKER_PROGRAMS[name] for name in missing})
     with _no_service_starts():
         _apt("update", "-qq")
         _apt("install", "-qq", "-y", "--no-install-recommends", *packages)
-        if not _found("docker"):
+        if not backends.found("docker"):
             _apt("install", "-qq", "-y", "--no-install-recommends", CLIENT)
             packages.append(CLIENT)
-    if left := [name for name in PROGRAMS if not _found(name)]:
+    if left := backends.missing_programs():
         raise EngineMissing(f"{', '.join(packages)} were installed, and {', '.join(left)} cannot be found")
     return packages
 
 
 def _apt(*words: str) -> None:
     command = ("apt-get", "-o", "DPkg::Lock::Timeout=120", *words)
-    environment = {**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {**os.environ, "PATH": backends.SYSTEM_PATH, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         ran = subprocess.run(
             command,
@@ -196,7 +174,7 @@ def _launch(options: tuple[str, ...]) -> subprocess.Popen[bytes]:
         # It outlives this process: a session of its own, no pipe and no directory of the caller's.
         return subprocess.Popen(
             ("dockerd", "--host", host, *options),
-            env={**environment, "PATH": PATH},
+            env={**environment, "PATH": backends.SYSTEM_PATH},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -38,11 +38,11 @@ class Machine:
         (folder / "docker/containerd").mkdir(parents=True)
         (folder / "bin").mkdir()
         monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/docker.sock")
-        monkeypatch.setattr(engine, "PATH", f"{folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin")
+        monkeypatch.setattr(backends, "SYSTEM_PATH", f"{folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin")
         monkeypatch.setattr(engine, "LOG", self.log)
         monkeypatch.setattr(engine, "RUN", folder)
         monkeypatch.setattr(engine, "START_SECONDS", 5)
-        monkeypatch.setattr(engine, "PROGRAMS", {"dockerd": "docker.io"})
+        monkeypatch.setattr(backends, "DOCKER_PROGRAMS", {"dockerd": "docker.io"})
         monkeypatch.setattr(engine, "_has_systemd", lambda: False)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         self.dockerd()
@@ -142,14 +142,24 @@ def test_a_busybox_that_wants_a_loader_is_none(machine: Machine) -> None:
     busybox = machine.folder / "bin" / "busybox"
     busybox.write_bytes(Path(sys.executable).resolve().read_bytes()[:8192])
     busybox.chmod(0o755)
-    assert not engine._found("busybox")
+    assert not backends.found("busybox")
+
+
+def test_a_machine_with_an_engine_alone_is_told_what_else_the_tests_need(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.install()
+    monkeypatch.setattr(backends, "DOCKER_PROGRAMS", {"dockerd": "docker.io", "no-such-program": "nothing"})
+    reason = backends.missing_reason("docker")
+    assert reason is not None
+    assert reason.startswith("no-such-program cannot be found; scripts/setup --install-engine")
 
 
 def test_only_root_may(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(engine.EngineMissing, match="only root may"):
         engine.install()
-    monkeypatch.setattr(engine, "PROGRAMS", {"no-such-program": "nothing"})
+    monkeypatch.setattr(backends, "DOCKER_PROGRAMS", {"no-such-program": "nothing"})
     with pytest.raises(engine.EngineMissing, match="missing: no-such-program; as root"):
         engine.install()
 
@@ -159,7 +169,7 @@ def test_apt_that_fails_is_told_with_its_words(machine: Machine, monkeypatch: py
     apt.write_text("#!/bin/sh\n[ $3 = update ] || { echo 'E: no such package' >&2; exit 100; }\n")
     apt.chmod(0o755)
     monkeypatch.setattr(engine, "POLICY", machine.folder / "policy")
-    monkeypatch.setattr(engine, "PROGRAMS", {"no-such-program": "nothing"})
+    monkeypatch.setattr(backends, "DOCKER_PROGRAMS", {"no-such-program": "nothing"})
     with pytest.raises(engine.EngineMissing, match="apt-get install failed with code 100: E: no such package"):
         engine.install()
     assert not engine.POLICY.exists()
