@@ -47,9 +47,15 @@ def start(hands: Hands, sink: Sink, script: str = GRACEFUL, **fields: object) ->
     return handle
 
 
+def running(hands: Hands, sink: Sink, handle: Handle) -> None:
+    """Wait until it was pushed that it runs, and until it has set its trap."""
+    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    hands.ready(handle)
+
+
 def test_a_life_is_pushed(hands: Hands, sink: Sink) -> None:
     handle = start(hands, sink)
-    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    running(hands, sink, handle)
     hands.stop(handle)
     eventually(lambda: sink.last(handle).phase is Phase.ENDED)
     assert sink.last(handle).exit_code == 42
@@ -57,7 +63,7 @@ def test_a_life_is_pushed(hands: Hands, sink: Sink) -> None:
 
 def test_an_exit_code_is_pushed_before_the_record_is_gone(hands: Hands, sink: Sink) -> None:
     handle = start(hands, sink)
-    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    running(hands, sink, handle)
     hands.api.delete("pods", hands.pods(handle)[0])
     eventually(lambda: sink.last(handle).phase is Phase.ENDED)
     assert (sink.last(handle).exit_code, sink.last(handle).ended_by) == (42, EndedBy.EXTERNAL)
@@ -67,7 +73,7 @@ def test_an_exit_code_is_pushed_before_the_record_is_gone(hands: Hands, sink: Si
 
 def test_the_last_state_of_a_deleted_record_is_its_end(hands: Hands, sink: Sink) -> None:
     handle = start(hands, sink)
-    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    running(hands, sink, handle)
     hands.emulator.faults.lose_events(50, resource="pods", type="MODIFIED")
     hands.api.delete("pods", hands.pods(handle)[0])
     eventually(lambda: sink.last(handle).phase is Phase.ENDED)
@@ -77,7 +83,7 @@ def test_the_last_state_of_a_deleted_record_is_its_end(hands: Hands, sink: Sink)
 @pytest.mark.parametrize("fault", ["expire", "cut_watches"])
 def test_a_broken_watch_is_healed_by_a_list(hands: Hands, sink: Sink, fault: str) -> None:
     handle = start(hands, sink)
-    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    running(hands, sink, handle)
     hands.emulator.faults.fail(1, verb="watch")
     getattr(hands.emulator.faults, fault)()
     hands.stop(handle)
@@ -89,7 +95,7 @@ def test_a_broken_watch_is_healed_by_a_list(hands: Hands, sink: Sink, fault: str
 @pytest.mark.parametrize("fault", ["expire", "cut_watches"])
 def test_events_that_are_lost_are_found_by_the_next_list(hands: Hands, sink: Sink, fault: str) -> None:
     handle = start(hands, sink)
-    eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+    running(hands, sink, handle)
     hands.emulator.faults.lose_events(50, resource="pods")
     hands.stop(handle)
     assert hands.end(handle).exit_code == 42
