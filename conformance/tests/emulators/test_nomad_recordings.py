@@ -116,7 +116,11 @@ def job_state(event: Object) -> Object:
 
 
 def eval_state(event: Object) -> Object:
-    return {"type": event["Type"], "eval": shape(event["Payload"]["Evaluation"])}
+    shown = shape(event["Payload"]["Evaluation"])
+    if shown["Status"] == "pending":
+        # A real server tells it in events of before it was known, now and then.
+        shown.pop("NextEval", None)
+    return {"type": event["Type"], "eval": shown}
 
 
 def distinct(states: list[Any]) -> list[Any]:
@@ -172,7 +176,17 @@ def evals(events: list[Object]) -> list[list[Object]]:
 
 
 def jobs(events: list[Object]) -> list[list[Object]]:
-    return [distinct([job_state(one) for one in life]) for life in by_key(events, "Job")]
+    return [awake(distinct([job_state(one) for one in life])) for life in by_key(events, "Job")]
+
+
+def awake(states: list[Object]) -> list[Object]:
+    """Leave out that a dead job is pending while an evaluation looks at it; how often a node asks is not fixed."""
+    kept: list[Object] = []
+    for state in states:
+        again = kept and kept[-1]["Status"] == "dead" and state["Version"] == kept[-1]["Version"]
+        if not (again and state["type"] in ("EvaluationUpdated", "AllocationUpdated")):
+            kept.append(state)
+    return kept
 
 
 # -- recordings -----------------------------------------------------------------------------------------------------
@@ -237,20 +251,21 @@ def vary(line: Any, variant: Variant, graces: dict[int, int]) -> Any:
         code = r"(exit |Exit Code: |exit code: )(\d+)\b"
         text = line.replace("/bin/busybox ", "/bin/")
         text = re.sub(code, lambda found: found[1] + str(variant.codes.get(int(found[2]), int(found[2]))), text)
-        grace = r"(Waiting )(\d+)(s before)"
-        return re.sub(grace, lambda found: found[1] + _seconds(int(found[2]), graces) + found[3], text)
+        grace = r"(Waiting )([\d.]+)(s before)"
+        return re.sub(grace, lambda found: found[1] + _seconds(found[2], graces) + found[3], text)
     return line
 
 
-def _seconds(seconds: int, graces: dict[int, int]) -> str:
-    return str(graces.get(seconds * SECOND, seconds * SECOND) // SECOND)
+def _seconds(seconds: str, graces: dict[int, int]) -> str:
+    given = round(float(seconds) * SECOND)
+    return f"{graces.get(given, given) / SECOND:g}"
 
 
 def _varied(name: str, value: Any, variant: Variant, graces: dict[int, int]) -> Any:
     if name == "KillTimeout" and value:
         return graces.get(value, value)
-    if name == "kill_timeout" and re.fullmatch(r"\d+s", value):
-        return _seconds(int(value[:-1]), graces) + "s"
+    if name == "kill_timeout" and re.fullmatch(r"[\d.]+s", value):
+        return _seconds(value[:-1], graces) + "s"
     if name == "ExitCode":
         return variant.codes.get(value, value)
     if name == "exit_code":
@@ -271,6 +286,8 @@ class Replay:
         self.nodes: list[str] = ["ready"]
         self.tokens: dict[str, str] = {}
         self.registered: set[str] = set()
+        self.indexes: dict[str, str] = {}
+        self.waiting: list[tuple[Object, asyncio.Task[tuple[int, Any, dict[str, str]]]]] = []
         self.up = True
         self.scripts = json.dumps([line.get("body") for line in recording.lines])
 
@@ -284,6 +301,8 @@ class Replay:
                     await asyncio.sleep(min(max(line.get("t", last) - last, 0) * SCALE, PAUSE))
                     last = line.get("t", last)
                     await self.step(number, line)
+            for line, answer in self.waiting:
+                self.same(line, *await answer)
             await self.reach(self.recording.events, final=True)
             # What comes too much would come within the client's period.
             await asyncio.sleep(1.2 * SCALE)
@@ -357,6 +376,7 @@ class Replay:
         elif str(line.get("note", "")).startswith("("):
             await self.state(number, line["note"])
         elif "note" in line:
+            await self.reach(self.recording.before(number))
             await self.move(line["note"])
 
     async def move(self, note: str) -> None:
@@ -385,11 +405,13 @@ class Replay:
         status = re.search("'node (\\w+)'", note)
         assert status is not None
         wanted = status[1]
-        if wanted in ("down", "disconnected") and self.up:
-            await self.away()
-        elif wanted in ("ready", "initializing") and not self.up and self.nodes[-1] in ("down", "disconnected"):
-            await self.back()
-        await self.until(f"node {wanted}", lambda: self.nodes[-1] == wanted or wanted in ("initializing", "ready"))
+        if not any("client agent" in line.get("note", "") for line in self.recording.lines):
+            # Nobody wrote down when the agent was killed and started: it must have been before this.
+            if wanted in ("down", "disconnected") and self.up:
+                await self.away()
+            elif wanted in ("ready", "initializing") and not self.up and self.nodes[-1] in ("down", "disconnected"):
+                await self.back()
+        await self.until(f"node {wanted}", lambda: wanted in self.nodes)
         await self.reach(self.recording.before(number))
 
     async def outside(self, words: str) -> None:
@@ -444,7 +466,11 @@ class Replay:
         body = await self.body(line)
         path = await self.translated(path)
         token = self.tokens_of(line.get("note", ""))
+        if "index=" in path:
+            self.waiting.append((line, asyncio.create_task(self.call(method, path, token=token))))
+            return
         status, answer, headers = await self.call(method, path, body, token)
+        self.indexes[line["headers"].get("X-Nomad-Index", "")] = headers.get("X-Nomad-Index", "")
         if status == 200 and method == "POST" and path == "/v1/jobs":
             self.registered.add(body["Job"]["ID"])
         if "purge=true" in path:
@@ -485,6 +511,7 @@ class Replay:
         own = [one["ID"] for one in self.own_allocs()]
         for old, new in zip(self.recording.allocs, own, strict=False):
             path = path.replace(old, new)
+        path = re.sub(r"(?<=[?&]index=)\d+", lambda found: self.indexes.get(found[0], found[0]), path)
         node = next(iter(self.emulator._cluster.clients))
         return UUID.sub(node, path) if "/v1/node/" in path else path
 
@@ -591,6 +618,10 @@ async def replay(name: str, variant: Variant) -> None:
     if any("not started yet" in str(line.get("response")) for line in recording.lines):
         # The log is asked for before the task runs, however busy the machine is.
         timing = replace(timing, start=0.5)
+    last = [one["Payload"]["Allocation"] for one in recording.events if one["Topic"] == "Allocation"][-1:]
+    if any("Task Setup" not in json.dumps(one.get("TaskStates")) for one in last):
+        # The client heard of the job's start only after its end.
+        timing = replace(timing, observe=0.5)
     if any("agent killed with" in line.get("note", "") for line in recording.lines):
         # That agent was the server, too: nobody missed the client.
         timing = replace(timing, heartbeat=600.0)

@@ -197,7 +197,9 @@ class AllocRunner:
         """End an allocation that has run for too long: it counts as complete before its tasks are dead."""
         if not self.over:
             self.hold.expired = True
-            self.stop()
+            self._wanted = False
+            for runner in self._runners.values():
+                runner.expire(TOO_LONG)
             self._changed()
 
     @property

@@ -13,8 +13,8 @@ from agora_conformance.emulators.nomad.alloc import AllocHold, AllocRunner, grou
 from agora_conformance.emulators.nomad.errors import Object
 from agora_conformance.emulators.nomad.gate import Gate
 from agora_conformance.emulators.nomad.nodes import Nodes
-from agora_conformance.emulators.nomad.scheduler import Scheduler
-from agora_conformance.emulators.nomad.store import Store, client_over
+from agora_conformance.emulators.nomad.scheduler import RECONNECTED, Scheduler
+from agora_conformance.emulators.nomad.store import Store, Transaction, client_over
 from agora_conformance.emulators.nomad.task import Host
 from agora_conformance.emulators.nomad.timing import NANO
 from agora_conformance.emulators.runner import Container
@@ -109,6 +109,8 @@ class Client:
         """Say that the node is ready once the servers know what became of its allocations."""
         await asyncio.sleep(self.host.timing.client_return)
         await self._push()
+        # What follows from that is thought about before the node counts as ready.
+        await asyncio.sleep(self.host.timing.observe)
         self.nodes.set_status(self.node["ID"], "ready")
 
     def returned(self) -> None:
@@ -207,6 +209,8 @@ class Client:
         with self.store.write("AllocationUpdated") as txn:
             for name, report in reports.items():
                 old = self.store.allocs[name]
+                if old["ClientStatus"] == "unknown" and old["DesiredStatus"] == "run":
+                    old = self._heard_again(txn, old)
                 new = txn.alloc({**old, **report}, by_client=True)
                 jobs.add((old["Namespace"], old["JobID"]))
                 self.holds[name].told = report
@@ -218,6 +222,13 @@ class Client:
             self.scheduler.enqueue(evaluation)
         if any(client_over(self.store.allocs[name]) for name in reports):
             self.scheduler.unblock()
+
+    def _heard_again(self, txn: Transaction, alloc: Object) -> Object:
+        """Cancel what would have come of an allocation that stays unknown."""
+        follow = self.store.evals.get(alloc.get("FollowupEvalID", ""))
+        if follow is not None and follow["Status"] == "pending":
+            txn.eval({**follow, "Status": "canceled", "StatusDescription": RECONNECTED})
+        return {name: value for name, value in alloc.items() if name != "FollowupEvalID"}
 
     @staticmethod
     def _follows(old: Object, new: Object) -> str | None:

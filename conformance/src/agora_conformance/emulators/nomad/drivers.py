@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import re
 import secrets
 import shutil
 import signal
@@ -126,16 +129,27 @@ class Driver:
             text = f"failed to launch command with executor: rpc error: code = Unknown desc = {error}"
             raise DriverFailed(text) from None
 
+    def download(self, task: Object, config: Mapping[str, Any]) -> str | None:
+        """Return the image that has to be pulled first, if there is one."""
+        if task["Driver"] != "docker":
+            return None
+        try:
+            present = self._images.find(config["image"]).present
+        except PullFailed:
+            present = False
+        return None if present else str(config["image"])
+
+    async def pull(self, name: str) -> None:
+        """Take the time that a pull takes."""
+        with contextlib.suppress(PullFailed):
+            await asyncio.sleep(self._images.find(name).pull)
+
     async def _docker(self, task: Object, config: Mapping[str, Any], env: Mapping[str, str]) -> Container:
         name = config["image"]
         try:
             image = self._images.find(name)
         except PullFailed:
-            place = name.rsplit(":", 1)[0]
-            raise DriverFailed(
-                f"Failed to pull `{name}`: Error response from daemon: pull access denied for {place}, repository does "
-                "not exist or may require 'docker login': denied: requested access to the resource is denied"
-            ) from None
+            raise DriverFailed(_not_pulled(name)) from None
         command = [config["command"]] if config.get("command") else list(image.command)
         args = [str(one) for one in config.get("args") or []]
         entry = config.get("entrypoint")
@@ -157,6 +171,18 @@ class Driver:
             return await self._runner.start(spec)
         except StartFailed as error:
             raise DriverFailed(_not_started(container, argv[0], str(error))) from None
+
+
+def _not_pulled(name: str) -> str:
+    """Return what docker says of an image that nobody has; a name may begin with its registry's host."""
+    host, place = name.split("/", 1)[0], name.rsplit(":", 1)[0]
+    why = (
+        f"pull access denied for {place}, repository does not exist or may require 'docker login': denied: requested "
+        "access to the resource is denied"
+    )
+    if re.search(r"[.:]", host):
+        why = f'Get "http://{host}/v2/": dial tcp {host}: connect: connection refused'
+    return f"Failed to pull `{name}`: Error response from daemon: {why}"
 
 
 def _not_started(container: str, command: str, why: str) -> str:
@@ -181,7 +207,7 @@ def result(driver: str, end: Exit) -> Result:
     if driver == "docker":
         message = f"Docker container exited with non-zero exit code: {end.code}" if end.code else ""
         return Result(end.code, 0, end.oom, "OOM Killed" if end.oom else message)
-    return Result(end.code, end.signal)
+    return Result(end.code, end.signal, end.oom)
 
 
 def lost(why: str = EOF) -> Result:

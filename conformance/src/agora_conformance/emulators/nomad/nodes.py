@@ -126,15 +126,17 @@ class Nodes:
 
     async def silence(self, name: str) -> None:
         """Wait for heartbeats that do not come, and take the node for down, or for disconnected."""
-        await asyncio.sleep(self.timing.heartbeat)
-        await self.gate()
-        groups = [
-            next(group for group in one["Job"]["TaskGroups"] if group["Name"] == one["TaskGroup"])
-            for one in self.store.node_allocs(name)
-            if not over(one)
-        ]
-        away = any(lost_limit(group) is not None for group in groups)
-        self.set_status(name, "disconnected" if away else "down")
+        away = True
+        while away:
+            await asyncio.sleep(self.timing.heartbeat)
+            await self.gate()
+            groups = [
+                next(group for group in one["Job"]["TaskGroups"] if group["Name"] == one["TaskGroup"])
+                for one in self.store.node_allocs(name)
+                if not over(one)
+            ]
+            away = any(lost_limit(group) is not None for group in groups)
+            self.set_status(name, "disconnected" if away else "down")
 
     # -- drains --------------------------------------------------------------------------------------------------
 

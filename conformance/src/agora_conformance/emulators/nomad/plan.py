@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from agora_conformance.emulators.nomad import feasible, jobspec
@@ -46,6 +47,14 @@ class Plan:
     queued: dict[str, int] = field(default_factory=dict)
     failed: dict[str, Object] = field(default_factory=dict)
     follow: dict[str, int] = field(default_factory=dict)
+
+    def refused(self, ready: Collection[str]) -> bool:
+        """Whether nodes would refuse it: something is to change where a node is not ready yet.
+
+        Parameters:
+            ready: ids of the nodes that are.
+        """
+        return any(reconnecting_again(one) and one["NodeID"] not in ready for one in self.changed)
 
     @property
     def empty(self) -> bool:
@@ -108,7 +117,7 @@ class Reconciler:
         """Stop an allocation of a job that nobody wants any more."""
         if client_over(alloc):
             return
-        if self._node(alloc) == "down":
+        if self._node(alloc) == "down" and not (over(alloc) and alloc["ClientStatus"] == "unknown"):
             if not over(alloc):
                 self._count(alloc["TaskGroup"], "Stop")
             self._change(alloc, LOST, ClientStatus="lost")
@@ -169,6 +178,10 @@ class Reconciler:
         if alloc["Job"]["Version"] != job["Version"] and jobspec.changed(alloc["Job"], job):
             return self._other_version(job, group, alloc)
         self._count(name, "Ignore")
+        if reconnecting(alloc):
+            self._count(name, "Reconnect")
+            known = {"Field": 0, "Time": stamp(), "Value": alloc["ClientStatus"]}
+            self._plan.changed.append({**alloc, "AllocStates": [*alloc["AllocStates"], known]})
         return True, False
 
     def _ended(self, group: Object, alloc: Object) -> tuple[bool, bool]:
@@ -197,8 +210,8 @@ class Reconciler:
         if status == "down" or (status == "disconnected" and (lost_after is None or passed)):
             self._count(name, "Stop")
             self._change(alloc, LOST, ClientStatus="lost")
-            # Too late to be unknown: what replaces it is left to the next evaluation.
-            return passed
+            # With no time at all to be unknown, what replaces it is left to the next evaluation.
+            return passed and not lost_after
         if status != "disconnected":
             return None
         self._count(name, "Ignore")
@@ -290,6 +303,17 @@ def lost_limit(group: Object) -> int | None:
 def unknown_since(alloc: Object) -> int | None:
     """Return when an allocation became unknown, in nanoseconds since the epoch; None where it is not."""
     return alloc["ModifyTime"] if alloc["ClientStatus"] == "unknown" else None
+
+
+def reconnecting_again(alloc: Object) -> bool:
+    """Whether a plan takes note of an allocation that is heard of again."""
+    return len(alloc.get("AllocStates") or ()) > 1
+
+
+def reconnecting(alloc: Object) -> bool:
+    """Whether an allocation is heard of again, and the servers have not taken note yet."""
+    states = alloc.get("AllocStates") or [{"Value": ""}]
+    return bool(states[-1]["Value"] == "unknown" and alloc["ClientStatus"] == "running")
 
 
 def succeeded(alloc: Object) -> bool:

@@ -13,6 +13,8 @@ from agora_conformance.emulators.nomad.plan import Plan, Reconciler, due
 from agora_conformance.emulators.nomad.store import EVAL_TERMINAL, Key, Store, client_over
 from agora_conformance.emulators.nomad.timing import NANO, Timing, nano, stamp
 
+CONFLICTS, ATTEMPTS = "created due to placement conflicts", "maximum attempts reached (2)"
+MORE_RECENT, RECONNECTED = "canceled after more recent eval was processed", "allocs reconnected"
 AWAY, LATER = "created for delayed disconnect timeout", "created for delayed rescheduling"
 PLACE_LATER = "created to place remaining allocations"
 #: What an evaluation that could not place something says no more when it is done.
@@ -80,8 +82,11 @@ class Scheduler:
     def unblock(self) -> None:
         """Try again what could not be placed: there is more room now."""
         for one in list(self.store.evals.values()):
-            if one["Status"] == "blocked":
+            if one["Status"] == "blocked" and one.get("FailedTGAllocs"):
                 self.enqueue(one)
+
+    def _ready(self) -> list[str]:
+        return [name for name, node in self.store.nodes.items() if node["Status"] == "ready"]
 
     async def _work(self, key: Key) -> None:
         try:
@@ -103,6 +108,9 @@ class Scheduler:
         if evaluation is None:
             return
         if plan.failed and evaluation["Status"] == "blocked":
+            return
+        if plan.refused(self._ready()):
+            await self._refuse(key, evaluation, plan, snapshot)
             return
         follow = self._follow(key, evaluation, plan, snapshot)
         if follow is not None:
@@ -138,8 +146,9 @@ class Scheduler:
         )  # fmt: skip
         if "JobModifyIndex" in evaluation:
             made["JobModifyIndex"] = evaluation["JobModifyIndex"]
-        if any(one["NodesFiltered"] for one in plan.failed.values()):
-            made["ClassEligibility"] = {"v1:1": False}
+        if any(one["NodesEvaluated"] for one in plan.failed.values()):
+            fit = any(one["NodesExhausted"] for one in plan.failed.values())
+            made["ClassEligibility"] = {"v1:1": fit}
         with self.store.write("EvaluationUpdated") as txn:
             for other in self.store.job_evals((made["Namespace"], made["JobID"])):
                 if other["Status"] == "blocked":
@@ -173,15 +182,34 @@ class Scheduler:
         if previous is not None and previous["ID"] not in changed:
             txn.link(previous, made["ID"])
 
-    def _finish(self, key: Key, done: Object, plan: Plan, snapshot: int, blocked: Object | None) -> None:
+    async def _refuse(self, key: Key, evaluation: Object, plan: Plan, snapshot: int) -> None:
+        """Give up a plan that nodes refuse; the next evaluation of the job makes up for it."""
+        blocked = self.make(
+            self.store.jobs[key], "max-plan-attempts", Status="blocked", StatusDescription=CONFLICTS,
+            SnapshotIndex=snapshot, PreviousEval=evaluation["ID"],
+        )  # fmt: skip
+        with self.store.write("EvaluationUpdated") as txn:
+            txn.eval(blocked)
+        await asyncio.sleep(self.timing.plan)
+        self._finish(key, {**evaluation, "StatusDescription": ATTEMPTS}, plan, snapshot, blocked, status="failed")
+
+    def _finish(
+        self, key: Key, done: Object, plan: Plan, snapshot: int, blocked: Object | None, *, status: str = "complete"
+    ) -> None:  # fmt: skip
+        for other in self.store.job_evals(key):
+            if other["TriggeredBy"] == "max-plan-attempts" and other["Status"] == "blocked" and blocked is None:
+                with self.store.write("EvaluationUpdated") as txn:
+                    txn.eval({**other, "Status": "canceled", "StatusDescription": MORE_RECENT})
         done |= {
-            "Status": "complete", "ModifyTime": nano(), "SnapshotIndex": snapshot,
+            "Status": status, "ModifyTime": nano(), "SnapshotIndex": snapshot,
             "PlanAnnotations": {"DesiredTGUpdates": plan.updates, "PreemptedAllocs": None},
         }  # fmt: skip
         if plan.queued:
             done["QueuedAllocations"] = plan.queued
         if blocked is not None:
-            done |= {"BlockedEval": blocked["ID"], "FailedTGAllocs": plan.failed}
+            done["BlockedEval"] = blocked["ID"]
+        if plan.failed:
+            done["FailedTGAllocs"] = plan.failed
         with self.store.write("EvaluationUpdated") as txn:
             txn.eval(done)
             txn.settle(key)

@@ -104,6 +104,12 @@ class TaskRunner:
         self._emit(task_events.signaling(name))
         self._send(container, drivers.signal_number(name))
 
+    def expire(self, reason: str) -> None:
+        """Tell the task to stop because its time is over, which already counts as its end."""
+        self.kill(reason)
+        if self._hold.state["State"] == "running":
+            self._write(FinishedAt=stamp())
+
     def note(self, event: Object) -> None:
         """Add an event of somebody else's."""
         self._emit(event)
@@ -161,6 +167,11 @@ class TaskRunner:
         await asyncio.sleep(self._host.timing.start + chroot)
         if self._killing.is_set():
             return self._over()
+        if (wanted := self._host.driver.download(self._task, config)) is not None:
+            self._emit(task_events.downloading(wanted))
+            await self._host.driver.pull(wanted)
+            if self._killing.is_set():
+                return self._over()
         try:
             container = await self._host.driver.start(self._task, config, env, self._hold.folder)
         except DriverFailed as error:
@@ -235,6 +246,8 @@ class TaskRunner:
         """Stop what a restarted agent finds of a task that was stopped while it was away."""
         container = self._hold.container
         if container is None or self._hold.state["State"] == "dead":
+            if not self._hold.state["Events"]:
+                self._emit(task_events.received())
             self.kill()
             self._over()
             return

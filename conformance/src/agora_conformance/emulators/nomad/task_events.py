@@ -51,6 +51,12 @@ def started() -> Object:
     return event("Started", "Task started by client")
 
 
+def downloading(image: str) -> Object:
+    """Return: docker pulls its image."""
+    text = "Downloading image"
+    return event("Driver", text, DriverMessage=text, Details={"image": image})
+
+
 def driver_failure(problem: str) -> Object:
     """Return: the driver could not start it."""
     return event("Driver Failure", problem, DriverError=problem, Details={"driver_error": problem})
@@ -65,11 +71,7 @@ def killing(timeout: int, reason: str = "") -> Object:
     """Return: it is told to stop, with `timeout` nanoseconds to do so."""
     text = f"Sent interrupt. Waiting {duration(timeout)} before force killing"
     details = {"kill_timeout": duration(timeout)}
-    if reason:
-        return event(
-            "Killing", reason, KillReason=reason, KillTimeout=timeout, Details=details | {"kill_reason": reason}
-        )
-    return event("Killing", text, KillTimeout=timeout, Details=details)
+    return event("Killing", reason or text, KillTimeout=timeout, Details=details)
 
 
 def killed() -> Object:
