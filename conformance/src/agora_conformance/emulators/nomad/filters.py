@@ -86,7 +86,7 @@ class _Parser:
         return self._comparison()
 
     def _comparison(self) -> Test:
-        if self._peek()[0] == "text" or self._peek(1)[1] == "in" or self._peek(1)[1] == "not":
+        if self._peek()[0] == "text" or "in" in (self._peek(1)[1], self._peek(1)[1] == "not" and self._peek(2)[1]):
             value = self._value()
             negated = self._negated()
             self._take("in")

@@ -181,7 +181,7 @@ class Reconciler:
         if reconnecting(alloc):
             self._count(name, "Reconnect")
             known = {"Field": 0, "Time": stamp(), "Value": alloc["ClientStatus"]}
-            self._plan.changed.append({**alloc, "AllocStates": [*alloc["AllocStates"], known]})
+            self._plan.changed.append({**alloc, "Job": job, "AllocStates": [*alloc["AllocStates"], known]})
         return True, False
 
     def _ended(self, group: Object, alloc: Object) -> tuple[bool, bool]:
