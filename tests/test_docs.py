@@ -432,6 +432,8 @@ def test_every_option_that_is_named_exists(page: str) -> None:
     known = options_of([app, *agora_commands().values(), *conformance.commands.values()])
     assert {"--grace", "--profile"} <= known
     others = {"--find-links", "--no-index", "--offline", "--install-engine"}  # of pip, scripts/wheels, scripts/setup
+    # Of aws, and of the modules of agora-fargate that are run by themselves.
+    others |= {"--account", "--cluster", "--log-group-name", "--region", "--remove", "--role"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code_of(page)))
     assert named - known - others == set()
 

@@ -178,7 +178,13 @@ def test_what_no_task_could_honour_is_refused(spec: Spec, values: dict[str, Any]
 
 
 def test_unknown_options_are_errors() -> None:
-    for bad in ({"subnet": ["x"]}, {"ephemeral_storage": 20}, {"subnets": ["s"] * 17}, {"capacity_providers": [{}]}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"subnet": ["x"]},
+        {"ephemeral_storage": 20},
+        {"subnets": ["s"] * 17},
+        {"capacity_providers": [{}]},
+    )
+    for bad in wrong:
         with pytest.raises(ValidationError):
             config().options(bad)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
 import pytest
-from agora.model.observation import ReceiptKind
-from fargate_harness import Hands
+from agora.errors import Unreachable
+from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
+from agora_conformance.emulators.ecs import EcsEmulator, Timing
+from agora_fargate import api, connect
+from fargate_harness import GRACEFUL, GROUP, STUBBORN, Hands, eventually
 
 pytestmark = pytest.mark.backend("fargate")
 
 
 def test_a_graceful_stop_keeps_the_exit_code_and_tells_ecs_why(hands: Hands) -> None:
-    handle = hands.start()
+    handle = hands.start(options={"tags": {"team": "x"}})
     hands.ready(handle)
     receipt = hands.stop(handle, grace=5, reason="not needed")
     assert (receipt.kind, receipt.effective_grace, receipt.degraded) == (ReceiptKind.SIGNALLED, 5, ())
@@ -19,3 +26,154 @@ def test_a_graceful_stop_keeps_the_exit_code_and_tells_ecs_why(hands: Hands) -> 
     assert hands.processes(handle) == []
     assert (seen.exit_code, seen.ended_by, seen.forced, seen.stop_reached) == (42, None, False, None)
     assert b"got term" in hands.output(handle)
+    # Its tags are gone by now, and its marks are not.
+    assert [one.handle.id for one in hands.provider.list_owned(hands.installation)] == [handle.id]
+
+
+def test_a_stubborn_workload_is_killed_after_its_grace(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=2)
+    hands.ready(handle)
+    began = time.monotonic()
+    assert hands.stop(handle, grace=2).effective_grace == 2
+    eventually(lambda: not hands.processes(handle))
+    assert 1.5 < time.monotonic() - began < 5
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "inferred")
+
+
+@pytest.mark.parametrize("asked", [2, 60])
+def test_another_grace_than_the_definitions_is_named_and_not_faked(hands: Hands, asked: int) -> None:
+    handle = hands.start(grace=5)
+    hands.ready(handle)
+    receipt = hands.stop(handle, grace=asked)
+    assert (receipt.kind, receipt.effective_grace, receipt.degraded) == (ReceiptKind.SIGNALLED, 5, ("grace",))
+    hands.end(handle)
+
+
+def test_a_grace_between_two_steps_is_the_next_one_and_no_lack(hands: Hands) -> None:
+    handle = hands.start(grace=12)
+    hands.ready(handle)
+    receipt = hands.stop(handle, grace=12)
+    assert (receipt.effective_grace, receipt.degraded) == (15, ())
+    hands.end(handle)
+
+
+def test_many_stops_send_one_signal_and_keep_the_first_reason(hands: Hands) -> None:
+    handle = hands.start("trap 'n=1' TERM; echo ready; while [ -z $n ]; do sleep 0.05; done; sleep 1; exit 7")
+    hands.ready(handle)
+    first = hands.stop(handle, reason="first")
+    receipts = []
+    threads = [threading.Thread(target=lambda: receipts.append(hands.stop(handle, grace=2))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert first.kind is ReceiptKind.SIGNALLED
+    assert {receipt.kind for receipt in receipts} == {ReceiptKind.ALREADY_STOPPING}
+    assert {(receipt.effective_grace, receipt.degraded) for receipt in receipts} == {(5, ("grace",))}
+    assert len(receipts) == 8
+    assert hands.end(handle).exit_code == 7
+    assert len(hands.emulator.terms(handle.data["task"])) == 1
+    assert len(hands.requests("StopTask", handle)) == 1
+    assert "first" in hands.task(handle)["stoppedReason"]
+
+
+def test_a_finished_workload_is_left_as_it_is(hands: Hands) -> None:
+    handle = hands.start("exit 3")
+    hands.end(handle)
+    receipt = hands.stop(handle)
+    assert receipt.kind is ReceiptKind.ALREADY_EXITED
+    assert receipt.observation is not None
+    assert (receipt.observation.exit_code, receipt.observation.stop_reached) == (3, False)
+    assert hands.requests("StopTask", handle) == []
+    assert hands.observe(handle) == receipt.observation
+
+
+def test_an_unknown_task_is_not_found(hands: Hands) -> None:
+    handle = hands.start("exit 0")
+    hands.end(handle)
+    hands.emulator.forget(handle.data["task"])
+    with pytest.raises(Unreachable, match="does not show"):
+        hands.stop(handle)  # this process started it a moment ago
+    hands.provider._new.clear()
+    assert hands.stop(handle).kind is ReceiptKind.NOT_FOUND
+    assert hands.observe(handle).phase is Phase.ABSENT
+    elsewhere = handle.model_copy(update={"backend": f"{handle.backend}-another"})
+    with pytest.raises(Unreachable, match="another"):
+        hands.stop(elsewhere)
+
+
+def test_a_stop_whose_answer_is_lost_was_sent_and_is_the_cause_of_the_end(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "READ_SECONDS", 1.0)
+    handle = hands.start(GRACEFUL.replace("exit 42", "sleep 1; exit 42"))
+    hands.ready(handle)
+    hands.emulator.faults.slow(3, action="StopTask")
+    with pytest.raises(Unreachable) as caught:
+        hands.stop(handle)
+    assert caught.value.sent is True
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.ended_by, seen.stop_reached) == (42, None, None)
+
+
+def test_a_cut_connection_is_tried_again(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    hands.emulator.faults.cut(1, after=True, action="StopTask")
+    assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
+    assert hands.end(handle).exit_code == 42
+    assert len(hands.emulator.terms(handle.data["task"])) == 1
+
+
+@pytest.mark.parametrize("fault", ["throttle", "fail"])
+def test_a_busy_service_is_asked_again_for_a_while(hands: Hands, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    getattr(hands.emulator.faults, fault)(2, action="StopTask")
+    assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
+    assert hands.end(handle).exit_code == 42
+    assert api.CALL_SECONDS + connect.READ_SECONDS < 10, "a stop has ten seconds"
+    monkeypatch.setattr(api, "CALL_SECONDS", 0.5)
+    getattr(hands.emulator.faults, fault)(None, action="DescribeTasks")
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="DescribeTasks") as caught:
+        hands.stop(handle)
+    assert time.monotonic() - began < 3
+    assert caught.value.sent is (fault == "fail")
+
+
+def test_a_stop_in_every_state_before_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """PROVISIONING, PENDING and the pull: it never runs, and has no exit code."""
+    timing = Timing(provision=1, prepare=0.5, pull=2, pull_abort=0.2, activate=0.3, report=0.1, deprovision=0.2)
+    with EcsEmulator(timing=timing, log_groups=(GROUP,), throttle=False) as emulator:
+        hands = Hands(emulator, tmp_path_factory.mktemp("hands"))
+        for status, least in (("PROVISIONING", 0.0), ("PENDING", 0.0), ("PENDING", 2.0)):
+            handle = hands.start()
+
+            def there(handle: Handle = handle, status: str = status, least: float = least) -> bool:
+                task = hands.task(handle)
+                return bool(
+                    task["lastStatus"] == status and datetime.now(UTC) - task["createdAt"] > timedelta(seconds=least)
+                )
+
+            eventually(there)
+            receipt = hands.stop(handle)
+            assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.SIGNALLED, 5)
+            seen = hands.end(handle)
+            assert (seen.never_started, seen.exit_code, seen.ended_by) == (True, None, None)
+            assert hands.processes(handle) == []
+        hands.clean()
+
+
+def test_a_stop_that_was_not_ours_is_told(hands: Hands) -> None:
+    theirs, spot = hands.start(), hands.start()
+    for handle in (theirs, spot):
+        hands.ready(handle)
+    hands.api.call("StopTask", cluster="default", task=theirs.data["task"], reason="Task stopped by user")
+    hands.emulator.interrupt(spot.data["task"])
+    assert hands.stop(spot).kind is ReceiptKind.ALREADY_STOPPING
+    for handle, words in ((theirs, "by user"), (spot, "Spot")):
+        seen = hands.end(handle)
+        assert (seen.exit_code, seen.ended_by) == (42, EndedBy.EXTERNAL)
+        assert words in (seen.message or "")

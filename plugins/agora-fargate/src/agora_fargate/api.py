@@ -89,13 +89,13 @@ class Api:
         self.budget = budget.shared(f"{endpoint} {connection.region}", share)
 
     def call(
-        self, operation: str, *, seconds: float = CALL_SECONDS, background: bool = False, **parameters: Any
+        self, operation: str, *, seconds: float | None = None, background: bool = False, **parameters: Any
     ) -> Item:
         """Send a request, and again where the service is busy or the answer was lost; all of them can bear that.
 
         Parameters:
             operation: a key of `OPERATIONS`.
-            seconds: how long to go on.
+            seconds: how long to go on; `CALL_SECONDS` by default.
             background: let calls for which somebody waits go first.
 
         Raises:
@@ -105,7 +105,8 @@ class Api:
         """
         service, group = OPERATIONS[operation]
         client, bucket = self._connection.client(service), self.budget.bucket(group)
-        give_up, pause, sent = time.monotonic() + seconds, _FIRST_PAUSE, False
+        give_up = time.monotonic() + (CALL_SECONDS if seconds is None else seconds)
+        pause, sent = _FIRST_PAUSE, False
         last = ""
         while True:
             if not bucket.take(give_up, background=background):

@@ -48,7 +48,8 @@ class Connection:
             raise ConfigError(f"target {target!r}: {error}") from error
         if not self.region:
             raise ConfigError(
-                f"target {target!r}: no AWS region: give the target a `region`, or set AWS_REGION or one in the profile"
+                f"target {target!r}: no AWS region: give the target a `region`, or set AWS_DEFAULT_REGION or one in "
+                "the profile"
             )
         if credentials is None:
             raise ConfigError(

@@ -34,7 +34,9 @@ _INACTIVE = re.compile(
 )
 #: What passes: no machine, no address, or the account's quota.
 _PASSING = re.compile(
-    r"^RESOURCE|^AGENT$|capacity|limit on the number of tasks|quota|try again later|PROVISIONING", re.IGNORECASE
+    r"^RESOURCE|^AGENT$|capacity is unavailable|insufficient capacity|capacity limit|limit on the number of tasks"
+    r"|quota|try again later",
+    re.IGNORECASE,
 )
 _QUOTA = re.compile(r"limit on the number|quota", re.IGNORECASE)
 _REASONS = {

@@ -50,7 +50,9 @@ class Plan:
         return max(SOON if soon else self.later, 2 * calls / self.per_second)
 
     def due(self, handles: Mapping[str, Handle], now: float) -> list[Handle]:
-        """Return what to look at now."""
+        """Return what to look at now; what is new is due within `SOON`."""
+        if now < min(self._due.values()):
+            return []
         for gone in self._told.keys() - handles.keys():
             del self._told[gone]
         kinds: dict[bool, list[Handle]] = {True: [], False: []}
@@ -58,7 +60,7 @@ class Plan:
             kinds[self._is_soon(id, now)].append(handle)
         wanted: list[Handle] = []
         for soon, some in kinds.items():
-            if some and now >= self._due[soon]:
+            if now >= self._due[soon]:
                 self._due[soon] = now + self.interval(len(some), soon=soon)
                 wanted += some
         return wanted
