@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from agora.worker import children, stages
 from agora.worker.outbox import Outbox
@@ -182,8 +183,12 @@ class BaseWorker:
         self._stage("secrets", [self._secrets.remove])
         self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])
         self._over.set()
-        self._stage("exit", [threading.Event().wait])
-        stages.run([_flush], 0.1, "flush")
+        # Not in a thread: from Python 3.12 on an interpreter that is ending starts none.
+        time.sleep(self._budgets["exit"])
+        try:
+            stages.run([_flush], 0.1, "flush")
+        except RuntimeError:
+            pass  # it is ending, and hangs later than where it writes out what is left
         os._exit(EXIT_CODE)
 
     def _stage(self, name: str, works: list[Callable[[], object]]) -> None:
