@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agora.errors import Unreachable
+from agora.errors import ProviderError, Unreachable
 from agora.model.observation import Phase, ReceiptKind
 from local_harness import Local, alive, carrying, eventually
 
@@ -75,6 +75,20 @@ def test_nothing_is_told_while_something_lives(local: Local, monkeypatch: pytest
     monkeypatch.undo()
     assert local.end(handle).reason == "shim_lost"
     assert carrying(handle.id) == []
+
+
+def test_nothing_is_released_while_it_lives_though_its_journal_is_gone(local: Local) -> None:
+    handle = local.start("sleep", "600")
+    path = local.root / handle.id
+    path.rename(local.root / "elsewhere")
+    with pytest.raises(ProviderError, match="journal of .* is gone and its workload is not"):
+        local.provider.release(handle)
+    (local.root / "elsewhere").rename(path)
+    local.stop(handle)
+    local.end(handle)
+    local.provider.release(handle)
+    assert not path.exists()
+    local.provider.release(handle)
 
 
 def test_stopped_shim_is_unreachable_and_heals(local: Local) -> None:

@@ -180,7 +180,9 @@ class LocalProvider:
         path = self._mine(handle)
         found = story.read(path)
         if found is None or not self._is_ours(found, self._installation):
-            return
+            if self._observe_without_journal(handle).phase is Phase.ABSENT:
+                return
+            raise ProviderError(f"the journal of {handle.id} is gone and its workload is not", retryable=True)
         if self._observe(handle).phase is not Phase.ENDED:
             raise ProviderError(f"{handle.id} has not ended", sent=False, retryable=True)
         give_up = time.monotonic() + 1
