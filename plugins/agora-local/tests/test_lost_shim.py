@@ -81,7 +81,7 @@ def test_nothing_is_released_while_it_lives_though_its_journal_is_gone(local: Lo
     handle = local.start("sleep", "600")
     path = local.root / handle.id
     path.rename(local.root / "elsewhere")
-    with pytest.raises(ProviderError, match="journal of .* is gone and its workload is not"):
+    with pytest.raises(ProviderError, match=r"journal of .* is gone and its workload is not"):
         local.provider.release(handle)
     (local.root / "elsewhere").rename(path)
     local.stop(handle)
