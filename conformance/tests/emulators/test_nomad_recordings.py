@@ -405,14 +405,17 @@ class Replay:
         status = re.search("'node (\\w+)'", note)
         assert status is not None
         wanted = status[1]
-        if not any("client agent" in line.get("note", "") for line in self.recording.lines):
-            # Nobody wrote down when the agent was killed and started: it must have been before this.
-            if wanted in ("down", "disconnected") and self.up:
-                await self.away()
-            elif wanted in ("ready", "initializing") and not self.up and self.nodes[-1] in ("down", "disconnected"):
-                await self.back()
+        # Nobody wrote down everywhere when the agent was killed and started: then it must have been before this.
+        if wanted in ("down", "disconnected") and self.up and not self.noted("client agent killed"):
+            await self.away()
+        there = wanted in ("ready", "initializing") and self.nodes[-1] in ("down", "disconnected")
+        if there and not self.up and not self.noted("client agent started"):
+            await self.back()
         await self.until(f"node {wanted}", lambda: wanted in self.nodes)
         await self.reach(self.recording.before(number))
+
+    def noted(self, words: str) -> bool:
+        return any(line.get("note") == words for line in self.recording.lines)
 
     async def outside(self, words: str) -> None:
         """See from outside what was seen from outside."""

@@ -206,7 +206,8 @@ class Reconciler:
         status, name = self._node(alloc), group["Name"]
         lost_after = lost_limit(group)
         since = unknown_since(alloc)
-        passed = since is not None and nano() >= since + int((lost_after or 0) * self._second)
+        asked = alloc.get("FollowupEvalID") == self._evaluation["ID"]
+        passed = since is not None and (asked or nano() >= since + int((lost_after or 0) * self._second))
         if status == "down" or (status == "disconnected" and (lost_after is None or passed)):
             self._count(name, "Stop")
             self._change(alloc, LOST, ClientStatus="lost")

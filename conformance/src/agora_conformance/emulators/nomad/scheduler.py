@@ -16,6 +16,8 @@ from agora_conformance.emulators.nomad.timing import NANO, Timing, nano, stamp
 CONFLICTS, ATTEMPTS = "created due to placement conflicts", "maximum attempts reached (2)"
 MORE_RECENT, RECONNECTED = "canceled after more recent eval was processed", "allocs reconnected"
 AWAY, LATER = "created for delayed disconnect timeout", "created for delayed rescheduling"
+#: Seconds that a clock may be early.
+MARGIN = 0.002
 PLACE_LATER = "created to place remaining allocations"
 #: What an evaluation that could not place something says no more when it is done.
 DROPPED = ("FailedTGAllocs", "ClassEligibility", "StatusDescription")
@@ -74,7 +76,7 @@ class Scheduler:
         """Work on an evaluation at a time, in nanoseconds since the epoch."""
 
         async def wait() -> None:
-            await asyncio.sleep(due(at))
+            await asyncio.sleep(due(at) + MARGIN)
             self.enqueue(evaluation)
 
         self.spawn(wait())
