@@ -92,12 +92,12 @@ def test_the_exit_code_is_the_command_s(run: Run, source: str, code: int) -> Non
 
 def test_sigterm_is_passed_on_and_told(run: Run, eventually: Eventually) -> None:
     running = run("""
-import signal, sys, time
+import os, signal, sys, time
 def end(*_):
-    print("cleaned up", flush=True)
+    os.write(1, b"cleaned up\\n")
     sys.exit(5)
 signal.signal(signal.SIGTERM, end)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(60)
 """)
     eventually(says(running, "ready"))
