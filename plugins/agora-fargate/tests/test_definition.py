@@ -62,7 +62,7 @@ def test_a_container_has_an_init_its_grace_and_a_log_that_loses_nothing() -> Non
 
 
 @pytest.mark.parametrize(
-    ("grace", "timeout"), [(2, 2), (9, 9), (11, 15), (21, 30), (46, 60), (91, 120), (120, 120), (300, 120)]
+    ("grace", "timeout"), [(2, 2), (9, 9), (15, 15), (16, 20), (21, 30), (46, 60), (91, 120), (120, 120), (300, 120)]
 )
 def test_the_stop_timeout_is_the_next_step(grace: int, timeout: int) -> None:
     assert config().stop_timeout(grace) == timeout

@@ -51,10 +51,10 @@ def test_another_grace_than_the_definitions_is_named_and_not_faked(hands: Hands,
 
 
 def test_a_grace_between_two_steps_is_the_next_one_and_no_lack(hands: Hands) -> None:
-    handle = hands.start(grace=12)
+    handle = hands.start(grace=17)
     hands.ready(handle)
-    receipt = hands.stop(handle, grace=12)
-    assert (receipt.effective_grace, receipt.degraded) == (15, ())
+    receipt = hands.stop(handle, grace=17)
+    assert (receipt.effective_grace, receipt.degraded) == (20, ())
     hands.end(handle)
 
 

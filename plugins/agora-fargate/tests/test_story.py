@@ -54,6 +54,10 @@ def test_what_has_started_runs_until_it_is_stopped(status: str) -> None:
     assert seen.exit_code is None
 
 
+def test_a_running_task_without_a_time_of_its_start_runs() -> None:
+    assert story.look(task("RUNNING")).phase is Phase.RUNNING
+
+
 def test_a_running_task_without_its_agent_is_not_reachable() -> None:
     seen = story.look(task(startedAt=BORN, connectivity="DISCONNECTED"))
     assert (seen.phase, seen.reachable, seen.reason) == (Phase.RUNNING, False, "agent_away")

@@ -90,7 +90,7 @@ class FargateConfig(Model):
     log_group: str = Field(default="/agora", pattern=r"^[.\-_/#A-Za-z0-9]{1,512}$")
     log_mode: Literal["blocking", "non-blocking"] = "blocking"
     log_lag: float = Field(default=5, ge=0, le=60)
-    graces: tuple[int, ...] = Field(default=(*range(MIN_GRACE, 11), 15, 20, 30, 45, 60, 90, MAX_GRACE))
+    graces: tuple[int, ...] = Field(default=(*range(MIN_GRACE, 16), 20, 30, 45, 60, 90, MAX_GRACE))
     capacity_patience: int = Field(default=60, ge=0)
     share: float = Field(default=DEFAULT_SHARE, gt=0, le=10)
     queue_url: str | None = None

@@ -183,7 +183,7 @@ class FargateProvider:
         if len(arns) < 2:
             return list(arns)
         found = self._tasks.describe(arns)
-        return sorted(found, key=lambda arn: (found[arn]["createdAt"], arn))
+        return sorted(found, key=lambda arn: (_created(found[arn]), arn))
 
     def _end_copy(self, id: str, arn: str) -> None:
         """Stop a task that runs although another one is this dispatch's."""
@@ -210,7 +210,7 @@ class FargateProvider:
                 Owned(
                     handle=Ref.to(mark, task).handle(backend),
                     installation=installation,
-                    created_at=task["createdAt"],
+                    created_at=_created(task),
                     spec_digest=mark.digest,
                     ended=ended,
                 )
@@ -299,3 +299,10 @@ class FargateProvider:
         if self._identity() != handle.backend:
             raise self._elsewhere(handle)
         return Ref.of(handle)
+
+
+def _created(task: Item) -> datetime:
+    at: datetime | None = task.get("createdAt") or task.get("startedAt")
+    if at is None:
+        raise ProviderError(f"ECS tells no time of creation of {task.get('taskArn')}")
+    return at

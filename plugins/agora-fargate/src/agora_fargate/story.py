@@ -51,7 +51,7 @@ def look(task: Item) -> Observation:
     stopping = task.get("desiredStatus") == STOPPED
     away = task.get("connectivity") == "DISCONNECTED"
     return Observation(
-        phase=Phase.PENDING if started is None else Phase.RUNNING,
+        phase=Phase.PENDING if started is None and task.get("lastStatus") != "RUNNING" else Phase.RUNNING,
         reachable=not away,
         reason="agent_away" if away else None,
         message=_cut(container.get("reason")),
