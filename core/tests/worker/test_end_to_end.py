@@ -15,7 +15,7 @@ from agora.config import Settings
 from agora.engine import listen
 from agora.errors import ProviderError
 from agora.model.events import EventType
-from agora.model.observation import LogChunk, Observation, Phase
+from agora.model.observation import LogChunk, Observation, Phase, ReceiptKind, StopReceipt
 from agora.model.record import State
 from agora.worker.marks import pack
 
@@ -258,6 +258,30 @@ def test_any_backend_with_logs_carries_it_and_is_asked_once(
             assert (await second.wait(timeout=20)).state is State.SUCCEEDED
             assert len(asked) == 1, "an end that nobody asked for costs no call"
             assert await output(client, "d1") == b"some output\nmore\n"
+
+    run(work())
+
+
+def test_an_end_that_comes_with_the_answer_to_the_stop_carries_it_too(
+    paper: Any, paper_settings: Callable[..., Settings], home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, paper, [], said("d1", 1, clean=True))
+
+    def stop(self: object, handle: Any, grace: int, cause: Any) -> StopReceipt:
+        return StopReceipt(
+            kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=Observation(phase=Phase.ENDED, exit_code=0)
+        )
+
+    monkeypatch.setattr(paper.Paper, "stop", hookimpl(stop))
+
+    async def work() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            await client.dispatch(command=("true",), id="d1")
+            await client.cancel("d1")
+            record = await client.get("d1", refresh=False)
+            assert (record.state, record.acknowledged) == (State.CANCELLED, True)
+            (terminated,) = [event async for event in client.events("d1") if event.type is EventType.TERMINATED]
+            assert terminated.data["acknowledged"] is True
 
     run(work())
 

@@ -178,6 +178,18 @@ def test_what_nobody_takes_is_kept_within_bounds_and_never_without_the_cancel(ev
     assert kept[-1]["data"] == {"done": KEPT + 49}
 
 
+def test_the_last_progress_is_told_before_the_cancel() -> None:
+    kept = Kept()
+    outbox = Outbox("d1", [kept], {"dispatch.progress": 60.0})
+    for number in range(3):
+        outbox.put("dispatch.progress", {"done": number})
+    outbox.put("dispatch.cancelled", {})
+    outbox.close(5)
+    assert [event["type"] for event in kept.events][-2:] == ["dispatch.progress", "dispatch.cancelled"]
+    assert kept.events[-2]["data"] == {"done": 2}
+    assert [event["sequence"] for event in kept.events] == list(range(1, len(kept.events) + 1))
+
+
 def test_the_next_best_way_takes_what_the_first_did_not() -> None:
     spool = Kept()
     outbox = Outbox("d1", [Broken(), Broken(), spool], {})

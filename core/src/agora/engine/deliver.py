@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from datetime import datetime
 from typing import Literal
 
 from agora.engine.core import Core, failure_of, was_sent
 from agora.engine.find import Finder
+from agora.engine.listen import Listener
 from agora.engine.targets import STOP_SECONDS, Target
-from agora.errors import AgoraError, StoreError
+from agora.errors import AgoraError, DispatchNotFound, StoreError
 from agora.model.cause import Cause, Via
 from agora.model.observation import ReceiptKind, StopReceipt
 from agora.model.record import Entry, Failure, State
@@ -16,6 +19,8 @@ from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed, Seen
 from agora.store import Applied
 
 Kind = Literal["stop", "kill"]
+
+logger = logging.getLogger(__name__)
 
 #: An attempt of a cancel that waited for somebody else before may still take so long, in seconds.
 SHORTEST_ATTEMPT = 2.0
@@ -27,10 +32,12 @@ class Deliverer:
     Parameters:
         core: the common ground.
         finder: finds a workload whose handle nobody stored.
+        listener: hears the last words of a workload that ends as soon as it is asked to.
     """
 
-    def __init__(self, core: Core, finder: Finder) -> None:
+    def __init__(self, core: Core, finder: Finder, listener: Listener) -> None:
         self._core = core
+        self._listener = listener
         self._finder = finder
 
     async def deliver(self, entry: Entry, until: datetime) -> Entry:
@@ -100,6 +107,7 @@ class Deliverer:
     async def send(self, entry: Entry, number: int, kind: Kind, target: Target, seconds: float) -> Applied:
         """Send a claimed attempt and write its answer."""
         limits = target.limits
+        until = time.monotonic() + seconds
         ended: list[Fact] = []
         try:
             receipt = await self._call(entry, kind, target, seconds)
@@ -119,7 +127,15 @@ class Deliverer:
                 if receipt.kind is ReceiptKind.SIGNALLED and receipt.observation is not None:
                     # It ended while the stop was being answered: nobody has to look again.
                     ended.append(Seen(receipt.observation))
+                    await self._last_words(entry, target, until - time.monotonic())
         return await self._core.apply(entry, answer, *ended, durable=True)
+
+    async def _last_words(self, entry: Entry, target: Target, seconds: float) -> None:
+        """Hear the worker before the end that the answer tells of is written."""
+        try:
+            await self._listener.drain(await self._core.store.read(entry.id), target, seconds)
+        except (DispatchNotFound, StoreError) as error:
+            logger.info("dispatch %s: its worker was not heard: %s", entry.id, error)
 
     async def _call(self, entry: Entry, kind: Kind, target: Target, seconds: float) -> StopReceipt:
         if entry.handle is None:

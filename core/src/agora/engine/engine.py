@@ -43,10 +43,10 @@ class Engine:
         self.settings = settings
         self.core = Core(store, settings, extensions)
         finder = Finder(self.core)
-        deliverer = Deliverer(self.core, finder)
+        self.listener = Listener(self.core)
+        deliverer = Deliverer(self.core, finder, self.listener)
         self._canceller = Canceller(self.core, deliverer)
         self._submitter = Submitter(self.core, deliverer, finder)
-        self.listener = Listener(self.core)
         self._looker = Looker(self.core, self.listener)
         self._carrier = Carrier(self.core, self._looker, self._submitter, deliverer)
         self._reaper = Reaper(self.core)

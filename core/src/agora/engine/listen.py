@@ -84,17 +84,18 @@ class Listener:
         except AgoraError as error:
             logger.warning("dispatch %s: what its worker said could not be written down: %s", id, error)
 
-    async def drain(self, entry: Entry, target: Target) -> None:
+    async def drain(self, entry: Entry, target: Target, seconds: float = DRAIN_SECONDS) -> None:
         """Read the last words of a workload that was asked to stop and has ended; for at most two seconds.
 
         Parameters:
             entry: as stored now.
             target: where it ran.
+            seconds: how long its caller can wait, if that is less.
         """
         wanted = entry.state is State.STOPPING and entry.acknowledged is None and entry.handle is not None
         if not wanted or not target.has("logs") or not target.implements("logs"):
             return
-        with anyio.move_on_after(DRAIN_SECONDS) as scope:
+        with anyio.move_on_after(min(DRAIN_SECONDS, seconds)) as scope:
             try:
                 async with aclosing(self._read(entry, target, False, None, DRAIN_LINES)) as chunks:
                     sieves = _Sieves(entry.id)
@@ -104,7 +105,7 @@ class Listener:
                 return
             await self.hear(entry.id, marks)
         if scope.cancelled_caught:
-            logger.info("dispatch %s: its output did not come within %g s", entry.id, DRAIN_SECONDS)
+            logger.info("dispatch %s: its output did not come in time", entry.id)
 
     async def output(
         self, entry: Entry, target: Target, follow: bool, since: datetime | None, tail: int | None

@@ -129,8 +129,13 @@ class Outbox:
             while True:
                 last = last or item is None
                 if item is not None and item[0]:
-                    self._waiting[item[0]] = item[1]
-                    if item[0] not in self._every:
+                    if item[0] in self._every:
+                        self._waiting[item[0]] = item[1]
+                    else:
+                        # What waits for its turn was said before.
+                        for type in list(self._waiting):
+                            self._make(type)
+                        self._waiting[item[0]] = item[1]
                         self._make(item[0])
                 try:
                     item = self._inbox.get_nowait()
