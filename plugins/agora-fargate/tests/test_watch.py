@@ -7,15 +7,16 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from agora.model.observation import Handle, Observation, Phase
-from agora_conformance.emulators.ecs import Throttle
+from agora_conformance.emulators.ecs import EcsEmulator, Throttle, Timing
 from agora_fargate import events, watch
 from agora_fargate.api import OutOfBudget
 from agora_fargate.budget import RATES, Bucket, Budget, Rate
 from agora_fargate.watch import Plan
-from fargate_harness import Hands, Sink, eventually
+from fargate_harness import GROUP, Hands, Sink, eventually
 
 pytestmark = pytest.mark.backend("fargate")
 
@@ -196,3 +197,26 @@ def test_only_events_of_tasks_count() -> None:
         json.dumps({**event, "detail": 1}),
     ):
         assert events.task_of(other) is None
+
+
+def test_events_of_a_queue_ask_for_a_look_at_once(tmp_path: Path) -> None:
+    timing = Timing().hurried(0.02)
+    with EcsEmulator(timing=timing, log_groups=(GROUP,), events="tasks", throttle=False) as emulator:
+        hands = Hands(emulator, tmp_path, queue_url=emulator.queue_url("tasks"))
+        handle = hands.start()
+        hands.ready(handle)
+        sink = Sink()
+        sink.live[handle.id] = handle
+        thread = watching(hands, sink)
+        eventually(lambda: sink.last(handle).phase is Phase.RUNNING)
+        eventually(lambda: handle.id in sink.asked)  # what happened before is in the queue
+        hands.stop(handle)
+        sink.asked.clear()
+        eventually(lambda: handle.id in sink.asked)
+        sink.over.set()
+        thread.join(5)
+        assert not thread.is_alive()
+        queue = {"QueueUrl": emulator.queue_url("tasks"), "AttributeNames": ["ApproximateNumberOfMessagesNotVisible"]}
+        told = hands.api._connection.client("sqs").get_queue_attributes(**queue)["Attributes"]
+        assert told["ApproximateNumberOfMessagesNotVisible"] == "0", "what was read is out of the queue"
+        hands.clean()
