@@ -211,7 +211,7 @@ def test_every_event_is_told_and_exactly_one_comes_exactly_once() -> None:
 
 def public(kind: type) -> set[str]:
     """Return the public names of a class."""
-    return {name for name in vars(kind) if not name.startswith("_")}
+    return {name for name in dir(kind) if not name.startswith("_")}
 
 
 def test_every_verb_of_the_client_is_told_with_its_parameters() -> None:
@@ -295,7 +295,7 @@ def test_every_variable_is_told() -> None:
         if "conformance" not in path.as_posix()
         for name in re.findall(r"\bAGORA_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8"))
     }
-    marks = {"AGORA_DISPATCH_ID", "AGORA_DISPATCH_INSTALLATION"}
+    marks = {"AGORA_DISPATCH_ID", "AGORA_DISPATCH_INSTALLATION", "AGORA_DISPATCH_MARK"}
     assert told == used - marks - {"AGORA_COMPLETE"}  # set by the completion scripts
     assert all(f"`{mark}`" in text_of("configuration.md") for mark in marks)
 
@@ -432,6 +432,7 @@ def test_every_option_that_is_named_exists(page: str) -> None:
     known = options_of([app, *agora_commands().values(), *conformance.commands.values()])
     assert {"--grace", "--profile"} <= known
     others = {"--find-links", "--no-index", "--offline", "--install-engine"}  # of pip, scripts/wheels, scripts/setup
+    others |= {"--filter", "--live-restore"}  # of docker and dockerd
     # Of aws, and of the modules of agora-fargate that are run by themselves.
     others |= {"--account", "--cluster", "--log-group-name", "--region", "--remove", "--role"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code_of(page)))

@@ -647,6 +647,7 @@ async def replay(name: str, variant: Variant) -> None:
         await Replay(emulator, http, recording).run()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "names", [NAMES[at : at + AT_ONCE] for at in range(0, len(NAMES), AT_ONCE)], ids=lambda one: one[0]
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -158,7 +158,7 @@ class Members:
                     await self._tell_ends()
                     tasks.cancel_scope.cancel()
             except* AgoraError as failed:
-                self._send.send_nowait(failed.exceptions[0])
+                self._tell(failed.exceptions[0])
 
     async def _keep(self) -> None:
         while True:
@@ -178,9 +178,13 @@ class Members:
                     known[id] = entry.version
                     if entry.state.terminal:
                         self._ended.add(id)
-                        self._send.send_nowait(entry.public())
+                        self._tell(entry.public())
                 self._supervision.ensure_foreground()
                 await ear.wait(1.0)
+
+    def _tell(self, what: Record | Exception) -> None:
+        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the group was left meanwhile
+            self._send.send_nowait(what)
 
     async def ended(self) -> AsyncIterator[Record]:
         """Yield every member's record when it has ended."""

@@ -179,10 +179,10 @@ class LocalProvider:
         """Remove the directory of a dispatch that has ended."""
         path = self._mine(handle)
         found = story.read(path)
-        if found is None or not self._is_ours(found, self._installation):
-            if self._observe_without_journal(handle).phase is Phase.ABSENT:
-                return
+        if found is None and self._observe_without_journal(handle).phase is not Phase.ABSENT:
             raise ProviderError(f"the journal of {handle.id} is gone and its workload is not", retryable=True)
+        if found is None or not self._is_ours(found, self._installation):
+            return
         if self._observe(handle).phase is not Phase.ENDED:
             raise ProviderError(f"{handle.id} has not ended", sent=False, retryable=True)
         give_up = time.monotonic() + 1

@@ -38,7 +38,7 @@ class Pump:
 
     def __init__(self, directory: int, cap: int) -> None:
         self._directory = directory
-        self._file_bytes = max(cap // FILES, _READ_BYTES)
+        self._file_bytes = max(cap // FILES, HEAD.size + FRAME.size + _READ_BYTES)
         self._file = -1
         self._oldest = 0
         self._next = 0
@@ -61,6 +61,11 @@ class Pump:
                 return True
             if not data:
                 return False
+            # A file ends where its share of the cap does, also in the middle of what was read.
+            room = self._file_bytes - self._written - FRAME.size
+            if self._file >= 0 and 0 < room < len(data):
+                self._keep(data[:room], stream)
+                data = data[room:]
             self._keep(data, stream)
         return True
 
@@ -74,7 +79,7 @@ class Pump:
 
     def _keep(self, data: bytes, stream: int) -> None:
         try:
-            if self._file < 0 or self._written >= self._file_bytes:
+            if self._file < 0 or self._written + FRAME.size + len(data) > self._file_bytes:
                 self._begin_file()
             frame = FRAME.pack(time.time_ns(), self._dropped, stream, len(data))
             size = len(frame) + len(data)
