@@ -89,7 +89,7 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             ),
             tuple(suites.values()),
             needs_backends=True,
-            at_once=2,
+            at_once=3,
         ),
         pytest_stage(
             *("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),

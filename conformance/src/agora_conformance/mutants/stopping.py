@@ -42,7 +42,7 @@ class KillsAtOnce(Mutant):
 
     def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         receipt = super()._stop(handle, grace, cause)
-        time.sleep(0.3)  # so that the workload sees SIGTERM in every run
+        time.sleep(0.7)  # every run sees SIGTERM, and what cleans up for 0.3 s is done before
         self._kill(handle)
         return receipt
 
