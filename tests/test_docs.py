@@ -1,21 +1,16 @@
 """The pages say what the code says: their tables are compared with it, and what they name exists."""
 
-import importlib
 import inspect
 import os
 import re
 import subprocess
 import time
 import tomllib
-import typing
-from collections.abc import Iterable
 from pathlib import Path
 
-import click
 import pytest
 import setup_main
 from agora import errors
-from agora.cli.app import COMMANDS, app
 from agora.client import AgoraClient, BlockingClient
 from agora.config import _VARIABLES, Settings
 from agora.engine.plan import CANCEL_MARGIN
@@ -28,59 +23,10 @@ from agora.model.spec import Spec
 from agora.plugins import load_provider
 from agora.provider import ProviderInfo
 from agora.state import ALLOWED
-from agora_conformance.cli import main as conformance
 from agora_local.config import LocalConfig, LocalOptions
 from pydantic import BaseModel
 
-ROOT = setup_main.ROOT
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-READMES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md")
-PACKAGE_READMES = sorted(
-    (directory / "README.md").relative_to(ROOT).as_posix()
-    for directory in setup_main.package_directories()
-    if (directory / "README.md").exists()
-)
-EVERY_PAGE = [*READMES, *PACKAGE_READMES, *PAGES]
-
-Rows = list[list[str]]
-
-
-def text_of(page: str) -> str:
-    """Return a page of docs/."""
-    return (ROOT / "docs" / page).read_text(encoding="utf-8")
-
-
-def tables(page: str) -> list[Rows]:
-    """Return the tables of a page of docs/: their rows, the head first, cells as written."""
-    found: list[Rows] = []
-    before = ""
-    for line in text_of(page).splitlines():
-        if line.startswith("|") and not set(line) <= set("|- "):
-            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            if not before.startswith("|"):
-                found.append([])
-            found[-1].append(cells)
-        before = line
-    return found
-
-
-def table(page: str, *head: str) -> Rows:
-    """Return the rows below the head of the one table that begins with these cells."""
-    (rows,) = [rows for rows in tables(page) if tuple(rows[0][: len(head)]) == head]
-    assert len(rows) > 1
-    assert len({len(row) for row in rows}) == 1, f"{page}: rows of different lengths below {head}"
-    return rows[1:]
-
-
-def code(cell: str) -> list[str]:
-    """Return what stands in backticks."""
-    return re.findall(r"`([^`]+)`", cell)
-
-
-def anchor(heading: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-
+from tests.pages import ROOT, code, table, tables, text_of
 
 # --- what cancel guarantees ------------------------------------------------------------------------------------
 
@@ -374,102 +320,3 @@ def test_the_reasons_and_notes_of_the_page_are_in_the_code() -> None:
     assert len(named) > 8
     for name in named:
         assert re.search(rf"\b{name.partition(':')[0]}\b", sources), name
-
-
-# --- commands and links ----------------------------------------------------------------------------------------
-
-
-def code_of(page: str) -> str:
-    """Return the blocks and the words in backticks of a page."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    return "\n".join([*fenced, *inline])
-
-
-def options_of(commands: Iterable[click.Command]) -> set[str]:
-    """Return every option of these commands."""
-    found: set[str] = set()
-    for command in commands:
-        with click.Context(command) as context:
-            for parameter in command.get_params(context):
-                found |= {*parameter.opts, *parameter.secondary_opts}
-    return found
-
-
-def agora_commands() -> dict[str, click.Command]:
-    """Return every command of `agora`."""
-    group = typing.cast("click.Group", app)
-    found = {}
-    with click.Context(group) as context:
-        for name in COMMANDS:
-            command = group.get_command(context, name)
-            assert command is not None
-            found[name] = command
-    return found
-
-
-def commands_in(text: str) -> set[str]:
-    """Return the commands of `agora` that a text names."""
-    return set(re.findall(r"(?<!from )(?<![\w./-])(?:\S*/bin/)?agora ([a-z]+)\b", text))
-
-
-@pytest.mark.parametrize("page", EVERY_PAGE)
-def test_every_command_that_is_named_exists(page: str) -> None:
-    text = code_of(page)
-    assert commands_in(text) <= COMMANDS.keys()
-    assert set(re.findall(r"\bagora-conformance ([a-z]+)\b", text)) <= conformance.commands.keys()
-
-
-def test_every_command_is_told_and_commands_are_found() -> None:
-    text = code_of("docs/cli.md")
-    assert {name for name in COMMANDS if not re.search(rf"(^|[\s`]){name}\b", text, flags=re.MULTILINE)} == set()
-    assert commands_in(code_of("README.md")) == {"cancel", "dispatch", "ps", "run", "show"}
-
-
-@pytest.mark.parametrize("page", ["README.md", *PAGES])
-def test_every_option_that_is_named_exists(page: str) -> None:
-    known = options_of([app, *agora_commands().values(), *conformance.commands.values()])
-    assert {"--grace", "--profile"} <= known
-    others = {"--find-links", "--no-index", "--offline", "--install-engine"}  # of pip, scripts/wheels, scripts/setup
-    others |= {"--filter", "--live-restore"}  # of docker and dockerd
-    # Of aws, and of the modules of agora-fargate that are run by themselves.
-    others |= {"--account", "--cluster", "--log-group-name", "--region", "--remove", "--role"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code_of(page)))
-    assert named - known - others == set()
-
-
-@pytest.mark.parametrize("page", EVERY_PAGE)
-def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
-    source = ROOT / page
-    text = source.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", " ".join(text.split())):
-        if re.match(r"\w+:", target):
-            continue
-        name, _, fragment = target.partition("#")
-        path = (source.parent / name).resolve() if name else source
-        assert path.exists(), target
-        if fragment:
-            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-            assert fragment in {anchor(heading) for heading in headings}, target
-
-
-def test_every_page_can_be_reached_from_the_readme() -> None:
-    seen: set[Path] = set()
-    waiting = [ROOT / "README.md"]
-    while waiting:
-        path = waiting.pop()
-        if path in seen or path.suffix != ".md":
-            continue
-        seen.add(path)
-        text = " ".join(path.read_text(encoding="utf-8").split())
-        names = re.findall(r"\]\((?!\w+:)([^)#\s]+)", text)
-        waiting += [(path.parent / name).resolve() for name in names if (path.parent / name).exists()]
-    assert {page for page in PAGES if ROOT / page not in seen} == set()
-
-
-def test_the_modules_that_the_core_names_exist() -> None:
-    names = re.findall(r"`(agora\.\w+)`", (ROOT / "core" / "README.md").read_text(encoding="utf-8"))
-    assert names
-    for name in names:
-        importlib.import_module(name)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,7 +35,7 @@ def surroundings() -> dict[str, str]:
     return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 
 
-class Program:
+class Program(ABC):
     """A program that runs for the time of a block; its output is in `log`.
 
     Parameters:
@@ -60,9 +61,9 @@ class Program:
             self.process.send_signal(number)
             self.process.wait(30)
 
+    @abstractmethod
     def begin(self) -> None:
         """Start it and wait until it listens."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self.begin()

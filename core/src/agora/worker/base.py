@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 
 from agora.worker import children, stages
 from agora.worker.outbox import Outbox
@@ -39,7 +40,7 @@ class WorkerError(RuntimeError):
     """The worker is used as it cannot be."""
 
 
-class BaseWorker:
+class BaseWorker(ABC):
     """The inside of a workload; see `Worker` and `BlockingWorker`.
 
     Parameters:
@@ -162,9 +163,9 @@ class BaseWorker:
         if self.cancelled:
             self._interrupt(frame)
 
+    @abstractmethod
     def _interrupt(self, frame: FrameType | None) -> None:
         """Make the program see it; in the main thread, inside of the handler."""
-        raise NotImplementedError
 
     def _guard(self) -> None:
         """Wait for SIGTERM, then end the program, stage by stage; in a thread of its own."""
