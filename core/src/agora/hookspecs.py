@@ -94,6 +94,10 @@ class ProviderHooks:
         """Remove what the backend still keeps of an ended workload (record, logs); return None."""
 
     @hookspec(firstresult=True)
+    def remove_secrets(self, id: str) -> object:
+        """Remove inline secrets that the backend still holds for an ended dispatch; idempotent; return None."""
+
+    @hookspec(firstresult=True)
     def close(self) -> object:
         """Let go of connections and helpers; running workloads stay; return None."""
 
