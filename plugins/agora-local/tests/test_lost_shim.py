@@ -161,10 +161,17 @@ def rewrite(local: Local, id: str, **fields: str) -> None:
     path.write_bytes(data)
 
 
+def ticks_since_boot() -> int:
+    """Return the clock by which the kernel tells when a process began, see proc_pid_stat(5)."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
 def test_a_stranger_with_the_pid_is_never_signalled(local: Local) -> None:
     handle = local.start("sleep", "600")
     os.kill(handle.data["shim"], signal.SIGKILL)
     eventually(lambda: not alive(handle.data["pid"]))
+    # Times of start are told in clock ticks of 10 ms: one that begins within the same tick would be no stranger.
+    eventually(lambda: ticks_since_boot() > handle.data["start_time"])
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             # As if both pids had come round again: alive, but begun at another time.
