@@ -171,7 +171,7 @@ class Dispatches(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entry = new_entry()
+        self.entry = new_entry(holds_secrets=True)
         self.now = START
         self.history = History(submitter=("p0", START + timedelta(seconds=15)))
         self.seen_events: Counter[EventType] = Counter({EventType.REQUESTED: 1})
@@ -569,6 +569,19 @@ class Dispatches(RuleBasedStateMachine):
         self.now += timedelta(seconds=pause)
         self._release()
         self.feed(facts.Abandoned(), self._held_end())
+
+    @rule(failure=failures, for_good=flags, kept=flags, pause=pauses)
+    def secrets_told(self, failure: Failure, for_good: bool, kept: bool, pause: float = 0.0) -> None:
+        self.now += timedelta(seconds=pause)
+        self._release()
+        due = self.entry.state.terminal and self.entry.holds_secrets
+        fact = facts.SecretsKept(failure, for_good) if kept else facts.SecretsRemoved()
+        held = self.entry.holds_secrets
+        self.feed(fact, self._held_end())
+        if due:
+            assert self.entry.holds_secrets is (kept and not for_good)
+        elif not self.entry.state.terminal:
+            assert self.entry.holds_secrets is held, "a live dispatch needs its secrets"
 
     # --- the worker, and notes -------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ ENDS: dict[str, Observation] = {}
 FORGETS: set[str] = set()
 STARTED: list[str] = []
 STOPPED: list[tuple[str, int, Cause]] = []
+#: Ids whose secrets were removed.
+CLEANED: list[str] = []
 
 
 class PaperConfig(Model):
@@ -94,6 +96,11 @@ class Paper:
     @hookimpl
     def release(self, handle: Handle) -> None:
         _at("release")
+
+    @hookimpl
+    def remove_secrets(self, id: str) -> None:
+        _at("remove_secrets")
+        CLEANED.append(id)
 
     @hookimpl
     def close(self) -> None:

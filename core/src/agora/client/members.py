@@ -170,7 +170,7 @@ class Members:
         known: dict[str, int] = {}
         async with self._store.pulse.listen() as ear:
             while len(self._ended) < len(self._ids):
-                versions = await self._store.live_versions()
+                versions = await self._store.open_versions()
                 for id in self.ids:
                     if id in self._ended or (id in known and known[id] == versions.get(id)):
                         continue

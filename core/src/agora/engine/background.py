@@ -139,7 +139,7 @@ async def _serve(home: Path, settings: Settings) -> None:
     import anyio
 
     from agora.engine.engine import Engine
-    from agora.store import Filter, Store
+    from agora.store import Store
 
     while True:
         with _lock(home) as ours:
@@ -149,10 +149,10 @@ async def _serve(home: Path, settings: Settings) -> None:
             await engine.supervise(until_idle=True, defer=DEFER)
             with anyio.move_on_after(LINGER):
                 async with engine.store.pulse.listen() as ear:
-                    while not await engine.store.live_versions():
+                    while not await engine.store.open_versions():
                         await ear.wait(LINGER)
             # Looked at once more after the lock is free: who saw it held started nobody.
-        left = await engine.store.listed(Filter(live=True, most=1))
+        left = await engine.store.open_versions()
         await engine.close()
         if not left:
             return

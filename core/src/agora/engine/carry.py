@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
-from agora.engine.core import Core
+from agora.engine.core import Core, failure_of
 from agora.engine.deliver import Deliverer
 from agora.engine.look import Looker
 from agora.engine.plan import Action, next_step
@@ -12,7 +13,21 @@ from agora.engine.submit import Submitter
 from agora.errors import AgoraError
 from agora.model.cause import Cause, Via
 from agora.model.record import Entry
-from agora.state import Abandoned, CancelAsked, CancelTimedOut, CreatorGone, LostAfter, Noted
+from agora.state import (
+    Abandoned,
+    CancelAsked,
+    CancelTimedOut,
+    CreatorGone,
+    LostAfter,
+    Noted,
+    SecretsKept,
+    SecretsRemoved,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Inline secrets may take so long to remove, in seconds.
+REMOVE_SECONDS = 30.0
 
 
 class Carrier:
@@ -59,6 +74,8 @@ class Carrier:
                 await core.apply(entry, Noted("stop_not_sent", {"reason": entry.reason}), LostAfter(), durable=True)
             case Action.ABANDON:
                 await core.apply(entry, Abandoned())
+            case Action.REMOVE_SECRETS | Action.LEAVE_SECRETS as action:
+                return await self._secrets(entry, leave=action is Action.LEAVE_SECRETS)
         return True
 
     async def _find(self, entry: Entry) -> bool:
@@ -69,6 +86,21 @@ class Carrier:
             await self.looker.failed([entry], error)
             return False
         return after.handle is not None or after.state.terminal
+
+    async def _secrets(self, entry: Entry, leave: bool) -> bool:
+        core = self._core
+        if leave:
+            logger.error("dispatch %s: its backend may still hold its inline secrets; nobody tries again", entry.id)
+            await core.apply(entry, SecretsKept(for_good=True))
+            return True
+        try:
+            target = await core.targets.of(entry)
+            await target.call("remove_secrets", seconds=REMOVE_SECONDS, id=entry.id)
+        except AgoraError as error:
+            await core.apply(entry, SecretsKept(failure_of(error)))
+            return False
+        await core.apply(entry, SecretsRemoved())
+        return True
 
     async def _by_policy(self, entry: Entry, policy: str, reason: str) -> bool:
         cause = Cause(actor="agora", via=Via.POLICY, policy=policy, reason=reason)

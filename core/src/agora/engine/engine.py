@@ -108,7 +108,7 @@ class Engine:
 
     async def reconcile(self) -> ReconcileReport:
         """Make one pass over everything live: look, keep deadlines, carry out recorded requests."""
-        before = {entry.id: entry for entry in await self.store.listed(Filter(live=True))}
+        before = {entry.id: entry for entry in await self.store.read_many(await self.store.open_versions())}
         away = await self._looker.look(list(before.values()))
         now = self.store.now()
         async with anyio.create_task_group() as tasks:

@@ -24,6 +24,8 @@ class Action(StrEnum):
     CANCEL_TIMED_OUT = "cancel_timed_out"
     LOSE = "lose"
     ABANDON = "abandon"
+    REMOVE_SECRETS = "remove_secrets"
+    LEAVE_SECRETS = "leave_secrets"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     if entry.state is State.PENDING:
         return _at(None if entry.submitter is None else entry.submitter.until, now, Action.CREATOR_GONE)
     if entry.state.terminal:
-        return _unconfirmed(entry, now, bounds)
+        return _unconfirmed(entry, now, bounds) if entry.live else _settled(entry, now, bounds)
     if entry.away_seconds >= bounds.lost_after:
         return Step(Action.LOSE, None)
     if entry.state is State.STOPPING:
@@ -95,7 +97,7 @@ def _unsubmitted(entry: Entry, now: datetime) -> Step:
 
 
 def _unconfirmed(entry: Entry, now: datetime, bounds: Bounds) -> Step:
-    if not entry.live or entry.ended_at is None:
+    if entry.ended_at is None:
         return Step(None, None)
     abandon = _at(entry.ended_at + timedelta(seconds=bounds.abandon_after), now, Action.ABANDON)
     if abandon.action is not None:
@@ -107,6 +109,14 @@ def _unconfirmed(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     if entry.retry_at is not None and entry.retry_at > now:
         return _sooner(Step(None, entry.retry_at), abandon)
     return Step(Action.STOP if entry.state is State.LOST else Action.KILL, None)
+
+
+def _settled(entry: Entry, now: datetime, bounds: Bounds) -> Step:
+    """What is over for everybody leaves inline secrets to remove, at most; an end without proof had its time before."""
+    if not entry.holds_secrets or entry.ended_at is None:
+        return Step(None, None)
+    until = entry.ended_at + timedelta(seconds=(2 if entry.given_up else 1) * bounds.abandon_after)
+    return Step(Action.LEAVE_SECRETS if until <= now else Action.REMOVE_SECRETS, None)
 
 
 def _at(when: datetime | None, now: datetime, action: Action) -> Step:

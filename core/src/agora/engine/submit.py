@@ -108,6 +108,7 @@ class Submitter:
             parent=parent,
             owned=owned,
             submitter=self._core.lease(),
+            holds_secrets=bool(spec.secrets) and target.implements("remove_secrets"),
         )
         stored, events, new = await store.create(entry)
         await self._core.tell(stored, events)

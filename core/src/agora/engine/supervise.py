@@ -65,7 +65,7 @@ class Supervisor:
 
     async def _refresh(self) -> None:
         store = self._core.store
-        versions = await store.live_versions()
+        versions = await store.open_versions()
         wanted = {id: version for id, version in versions.items() if self._mine is None or self._mine(id)}
         for id in self._entries.keys() - wanted.keys():
             del self._entries[id]
@@ -80,7 +80,7 @@ class Supervisor:
     def _watch(self, tasks: anyio.abc.TaskGroup) -> None:
         groups: dict[str, list[Entry]] = {}
         for entry in self._entries.values():
-            if entry.handle is not None:
+            if entry.handle is not None and entry.live:
                 groups.setdefault(key_of(stored(entry)), []).append(entry)
         for key in self._watches.keys() - groups.keys():
             self._watches.pop(key).stop()

@@ -148,6 +148,7 @@ class Entry(Record):
         away_at: when one last asked so; several at once count the same time once.
         heard: number of the last event of the workload's own processes, by process.
         given_up: nobody will try to confirm the end any more.
+        holds_secrets: the backend may hold inline secrets of it, which are removed after its end.
         sequence: number of the last event.
         version: number of writes, for the conditional update.
     """
@@ -179,6 +180,7 @@ class Entry(Record):
     away_at: AwareDatetime | None = None
     heard: dict[str, int] = Field(default_factory=dict)
     given_up: bool = False
+    holds_secrets: bool = False
     sequence: int = 0
     version: int = 0
 

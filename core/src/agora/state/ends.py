@@ -28,6 +28,8 @@ def end(draft: Draft, state: State, *, confirmed: bool, reason: str | None, mess
         submitter=None,
         # What is over needs no stop any more: whether one was taken is not known, and nobody tries again.
         delivered=None if confirmed and not entry.delivered else entry.delivered,
+        # What was never sent has left nothing on the backend.
+        holds_secrets=entry.holds_secrets and entry.first_sent_at is not None,
     )
     draft.emit(EventType.TERMINATED, **_terminated(draft.entry, message))
 

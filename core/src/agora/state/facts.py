@@ -173,6 +173,24 @@ class Abandoned:
 
 
 @dataclass(frozen=True)
+class SecretsRemoved:
+    """The backend holds no inline secrets of an ended dispatch any more."""
+
+
+@dataclass(frozen=True)
+class SecretsKept:
+    """Inline secrets of an ended dispatch could not be removed.
+
+    Parameters:
+        failure: why.
+        for_good: nobody will try again.
+    """
+
+    failure: Failure | None = None
+    for_good: bool = False
+
+
+@dataclass(frozen=True)
 class WorkerSaid:
     """The worker sent an event of its own.
 
@@ -215,6 +233,8 @@ Fact = (
     | CancelTimedOut
     | LostAfter
     | Abandoned
+    | SecretsRemoved
+    | SecretsKept
     | WorkerSaid
     | Noted
 )

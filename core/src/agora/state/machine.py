@@ -64,6 +64,24 @@ def _abandoned(draft: Draft, fact: facts.Abandoned) -> bool:
     return False
 
 
+def _secrets_removed(draft: Draft, fact: facts.SecretsRemoved) -> bool:
+    if not draft.entry.state.terminal or not draft.entry.holds_secrets:
+        return False
+    draft.set(holds_secrets=False)
+    return True
+
+
+def _secrets_kept(draft: Draft, fact: facts.SecretsKept) -> bool:
+    if not draft.entry.state.terminal or not draft.entry.holds_secrets:
+        return False
+    if fact.failure is not None:
+        looking.note_once(draft, "secrets_not_removed", why=fact.failure.type)
+    if fact.for_good:
+        draft.set(holds_secrets=False)
+        draft.note("secrets_left")
+    return True
+
+
 def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
     entry = draft.entry
     if fact.type not in _WORKER_TYPES:
@@ -118,6 +136,8 @@ _HANDLERS: dict[type, Callable[[Draft, Any], Any]] = {
     facts.CancelTimedOut: _cancel_timed_out,
     facts.LostAfter: _lost_after,
     facts.Abandoned: _abandoned,
+    facts.SecretsRemoved: _secrets_removed,
+    facts.SecretsKept: _secrets_kept,
     facts.WorkerSaid: _worker_said,
     facts.Noted: _noted,
 }

@@ -1,10 +1,12 @@
--- name: insert_dispatch(id, state, live, target, run, name, parent, requested_at, ended_at, version, body)!
-INSERT INTO dispatches (id, state, live, target, run, name, parent, requested_at, ended_at, version, body)
-VALUES (:id, :state, :live, :target, :run, :name, :parent, :requested_at, :ended_at, :version, :body);
+-- name: insert_dispatch(id, state, live, holds_secrets, target, run, name, parent, requested_at, ended_at, version, body)!
+INSERT INTO dispatches
+    (id, state, live, holds_secrets, target, run, name, parent, requested_at, ended_at, version, body)
+VALUES
+    (:id, :state, :live, :holds_secrets, :target, :run, :name, :parent, :requested_at, :ended_at, :version, :body);
 
--- name: update_dispatch(state, live, ended_at, version, body, id, previous)!
+-- name: update_dispatch(state, live, holds_secrets, ended_at, version, body, id, previous)!
 UPDATE dispatches
-SET state = :state, live = :live, ended_at = :ended_at, version = :version, body = :body
+SET state = :state, live = :live, holds_secrets = :holds_secrets, ended_at = :ended_at, version = :version, body = :body
 WHERE id = :id AND version = :previous;
 
 -- name: read_dispatch(id)$
@@ -13,8 +15,10 @@ SELECT body FROM dispatches WHERE id = :id;
 -- name: dispatch_row(id)^
 SELECT id, body FROM dispatches WHERE id = :id;
 
--- name: live_versions()
-SELECT id, version FROM dispatches WHERE live = 1;
+-- name: open_versions()
+SELECT id, version FROM dispatches WHERE live = 1
+UNION
+SELECT id, version FROM dispatches WHERE holds_secrets = 1;
 
 -- name: candidate_ids(prefix, suffix)
 SELECT id FROM dispatches WHERE id LIKE :prefix OR id LIKE :suffix ORDER BY id LIMIT 2;
@@ -47,7 +51,7 @@ SELECT body FROM decisions WHERE id = :id;
 DELETE FROM decisions WHERE decided_at < :before;
 
 -- name: ended_before(before)
-SELECT id, body FROM dispatches WHERE live = 0 AND ended_at < :before ORDER BY ended_at;
+SELECT id, body FROM dispatches WHERE live = 0 AND holds_secrets = 0 AND ended_at < :before ORDER BY ended_at;
 
 -- name: insert_label(dispatch_id, label, content)!
 INSERT INTO labels (dispatch_id, label, content) VALUES (:dispatch_id, :label, :content);

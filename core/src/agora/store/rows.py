@@ -54,6 +54,7 @@ def _columns(entry: Entry) -> dict[str, Any]:
         "id": entry.id,
         "state": entry.state.value,
         "live": int(entry.live),
+        "holds_secrets": int(entry.holds_secrets),
         "target": entry.target,
         "run": entry.run,
         "name": entry.name,

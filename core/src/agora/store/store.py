@@ -247,9 +247,9 @@ class Store:
 
         return await self._read(job)
 
-    async def live_versions(self) -> dict[str, int]:
-        """Return the version of every dispatch that somebody has to look after."""
-        return await self._read(lambda connection: dict(rows.queries().live_versions(connection)))
+    async def open_versions(self) -> dict[str, int]:
+        """Return the version of every dispatch that somebody has to look after, or to clean up behind."""
+        return await self._read(lambda connection: dict(rows.queries().open_versions(connection)))
 
     async def listed(self, wanted: Filter) -> list[Entry]:
         """Read entries, newest first."""
