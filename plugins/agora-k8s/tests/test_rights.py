@@ -65,6 +65,7 @@ def whole_life(hands: Hands) -> None:
     assert hands.provider.find(handle.id) == handle
     assert hands.stop(handle, grace=2).kind is ReceiptKind.SIGNALLED
     assert hands.end(handle).exit_code == 42
+    hands.provider.remove_secrets(handle.id)
     eventually(lambda: sink.last(handle).phase is Phase.ENDED)
     unplaced = hands.start(options={"node_selector": {"disk": "none"}})
     hands.stop(unplaced)

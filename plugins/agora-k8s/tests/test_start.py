@@ -154,6 +154,21 @@ def test_a_secret_arrives_unexpanded_and_goes_with_its_job(hands: Hands) -> None
     eventually(lambda: not hands.api.list("secrets", selector)[0])
 
 
+def test_a_secret_is_removed_after_the_end_while_the_job_stays(hands: Hands) -> None:
+    handle = hands.start("exit 0", secrets={"TOKEN": "s3cret"})
+    hands.end(handle)
+    other = Hands(hands.emulator, hands.provider._tails._directory.parents[2])
+    other.provider.remove_secrets(handle.id)
+    other.provider.close()
+    [secret] = hands.api.list("secrets", selector := f"{names.DISPATCH}={handle.id}")[0]
+    assert secret["data"], "another installation's stays"
+    for _ in range(2):
+        hands.provider.remove_secrets(handle.id)
+        assert hands.api.list("secrets", selector)[0] == []
+    assert hands.api.get("jobs", names.object_name(handle.id)) is not None
+    hands.provider.remove_secrets(new_dispatch_id())
+
+
 def test_a_start_that_failed_half_way_is_finished_by_its_own_process(hands: Hands) -> None:
     id = new_dispatch_id()
     hands.emulator.faults.cut(1, verb="create", resource="secrets")

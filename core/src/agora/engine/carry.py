@@ -10,7 +10,8 @@ from agora.engine.deliver import Deliverer
 from agora.engine.look import Looker
 from agora.engine.plan import Action, next_step
 from agora.engine.submit import Submitter
-from agora.errors import AgoraError
+from agora.engine.targets import LOOK_SECONDS
+from agora.errors import AgoraError, Unreachable
 from agora.model.cause import Cause, Via
 from agora.model.record import Entry
 from agora.state import (
@@ -95,6 +96,10 @@ class Carrier:
             return True
         try:
             target = await core.targets.of(entry)
+            if entry.handle is not None and target.implements("identity"):
+                backend = await target.call("identity", seconds=LOOK_SECONDS)
+                if backend is not None and backend != entry.handle.backend:
+                    raise Unreachable(f"target {target.name!r} is another backend now: {backend}")
             await target.call("remove_secrets", seconds=REMOVE_SECONDS, id=entry.id)
         except AgoraError as error:
             await core.apply(entry, SecretsKept(failure_of(error)))

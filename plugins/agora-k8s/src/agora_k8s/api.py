@@ -134,6 +134,14 @@ class Api:
                 return None
             raise
 
+    def remove(self, kind: str, name: str) -> None:
+        """Delete whatever has a name that only its owner gives."""
+        try:
+            self.call("DELETE", self.path(kind, name))
+        except Refusal as error:
+            if error.status != 404:
+                raise
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     def call(

@@ -221,6 +221,14 @@ class K8sProvider:
         self._tails.remove(handle.id)
 
     @hookimpl
+    def remove_secrets(self, id: str) -> None:
+        """Remove the Secret of a dispatch that has ended; without its Job the cluster removes it by itself."""
+        name = names.object_name(check_dispatch_id(id))
+        job = self._api.get("jobs", name)
+        if job is not None and names.is_ours(job, id, self._installation):
+            self._api.remove("secrets", name)
+
+    @hookimpl
     def close(self) -> None:
         """End the watch, and give what is being written down a moment."""
         self._closed.set()
