@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agora import AgoraClient, State
+from agora import AgoraClient, State, hookimpl
 from agora.config import Settings
 from agora.engine.plan import Action, Bounds, next_step
 from agora.errors import SubmitRefused, Unreachable
@@ -96,6 +96,26 @@ def test_a_backend_that_is_away_is_asked_again_by_whoever_comes_next(
     paper.FAILS.clear()
     run(second())
     assert paper.CLEANED == ["d1"]
+
+
+def test_another_backend_that_knows_of_none_is_not_taken_for_a_removal(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            paper.FAILS["remove_secrets"] = Unreachable("the backend is away")
+            await ended(paper, client, "d1", secrets=SECRETS)
+            await client.reconcile()
+            paper.FAILS.clear()
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(paper.Paper, "identity", hookimpl(lambda self: "paper-2"))
+                async with AgoraClient(home, settings=paper_settings()) as other:
+                    await other.reconcile()
+            assert (paper.CLEANED, held(home)) == ([], ["d1"])
+            await client.reconcile()
+            assert (paper.CLEANED, held(home)) == (["d1"], [])
+
+    run(work())
 
 
 def test_a_submit_that_was_refused_may_have_left_some_and_one_that_was_never_sent_has_not(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from agora.errors import InvalidRequest, ProviderError
 from agora.model.ids import new_dispatch_id
-from agora.model.observation import EndedBy, Phase, ReceiptKind
+from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
 from agora_docker import body
 from agora_docker.config import DockerConfig
 from agora_docker.story import Happened, Stories, Story
@@ -165,6 +166,39 @@ def test_a_secret_as_a_file_needs_no_shell(docker: Docker) -> None:
     assert "s3cret" not in json.dumps(docker.inspect(handle))
     lost = docker.end(docker.start("/bin/true", image=image, secrets={"TOKEN": SECRET}))
     assert (lost.exit_code, lost.reason) == (127, "program_not_found"), "variables need /bin/sh, and that is said"
+
+
+def kept(docker: Docker, handle: Handle) -> bytes:
+    """Return what lies where secrets do, by the engine's own copy."""
+    path = f"/containers/{handle.data['container']}/archive"
+    return docker.outside.request("GET", path, params={"path": body.SECRETS}).content
+
+
+@pytest.mark.parametrize("secrets", ["files", "environment"])
+def test_files_of_secrets_are_empty_after_the_end_while_the_container_stays(docker: Docker, secrets: str) -> None:
+    read = {"files": "cat /run/secrets/TOKEN", "environment": 'printf %s "$TOKEN" | tee /run/secrets/copy'}[secrets]
+    handle = docker.start("sh", "-c", read, secrets={"TOKEN": SECRET}, options={"secrets": secrets})
+    docker.end(handle)
+    assert b"s3cret" in kept(docker, handle)
+    (mount,) = (docker.inspect(handle) or {})["Mounts"]
+    for _ in range(2):
+        docker.provider.remove_secrets(handle.id)
+        assert b"s3cret" not in kept(docker, handle)
+    left = [path.read_bytes() for path in Path(mount["Source"]).iterdir()]
+    assert left == [b""] * len(left) != [], "on the disk of the engine"
+    assert docker.output(handle).count(b"s3cret") == 1, "nothing else was touched"
+    docker.provider.remove_secrets(docker.start("true").id)
+    docker.remove(str(handle.data["container"]))
+    docker.provider.remove_secrets(handle.id)
+
+
+def test_another_installation_leaves_secrets_alone(docker: Docker, tmp_path: Path) -> None:
+    handle = docker.start("true", secrets={"TOKEN": SECRET}, options={"secrets": "files"})
+    docker.end(handle)
+    other = Docker(tmp_path / "other")
+    other.provider.remove_secrets(handle.id)
+    other.clean()
+    assert b"s3cret" in kept(docker, handle)
 
 
 # --- refusals before anything starts -----------------------------------------------------------------------------

@@ -154,5 +154,23 @@ def archive(spec: Spec) -> bytes:
     return packed.getvalue()
 
 
+def emptied(packed: bytes) -> bytes | None:
+    """Return an archive with the same files without their content, or null where none has any.
+
+    Parameters:
+        packed: the archive of a directory, as the engine gives it: its names begin with the directory's own.
+    """
+    blank = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as full, tarfile.open(fileobj=blank, mode="w") as empty:
+        for entry in full:
+            name = entry.name.partition("/")[2]
+            if entry.isfile() and entry.size and name:
+                bare = tarfile.TarInfo(name)
+                bare.mode = entry.mode
+                empty.addfile(bare)
+        found = empty.getmembers()
+    return blank.getvalue() if found else None
+
+
 def _exports(secrets: Mapping[str, str]) -> bytes:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()).encode()

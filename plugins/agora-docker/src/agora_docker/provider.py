@@ -160,6 +160,14 @@ class DockerProvider:
         self._looker.stories.forget(container)
 
     @hookimpl
+    def remove_secrets(self, id: str) -> None:
+        """Empty the files of secrets in the container of a dispatch, which stays after its end."""
+        labels = [f"{marks.DISPATCH}={id}", f"{marks.INSTALLATION}={self._installation}"]
+        for found in self._looker.listed(label=labels):
+            if marks.is_ours(found, self._installation):
+                self._starter.empty_secrets(found["Id"])
+
+    @hookimpl
     def close(self) -> None:
         """End the watch and close the connections; containers stay."""
         self._closed = True

@@ -149,7 +149,7 @@ class Starter:
         """Start a container that this process created; false where somebody removed it before."""
         try:
             if spec.secrets:
-                self._put_secrets(container, spec)
+                self._put_secrets(container, body.archive(spec))
             check()
             self._engine.request("POST", f"/containers/{container}/start", seconds=_STEP)
         except EngineError as error:
@@ -167,12 +167,22 @@ class Starter:
             raise
         return True
 
-    def _put_secrets(self, container: str, spec: Spec) -> None:
+    def _put_secrets(self, container: str, packed: bytes) -> None:
         path = f"/containers/{container}/archive"
         headers = {"Content-Type": "application/x-tar"}
-        self._engine.request(
-            "PUT", path, params={"path": body.SECRETS}, data=body.archive(spec), headers=headers, seconds=_STEP
-        )
+        params = {"path": body.SECRETS}
+        self._engine.request("PUT", path, params=params, data=packed, headers=headers, seconds=_STEP)
+
+    def empty_secrets(self, container: str) -> None:
+        """Empty whatever lies where secrets do; a container that is gone has taken them along."""
+        path, params = f"/containers/{container}/archive", {"path": body.SECRETS}
+        response = self._engine.request("GET", path, params=params, accept=(404,))
+        if response.status_code != 404 and (blank := body.emptied(response.content)) is not None:
+            try:
+                self._put_secrets(container, blank)
+            except EngineError as error:
+                if error.status != 404:
+                    raise
 
     def remove_unstarted(self, container: str) -> bool:
         """Remove a container that was never started.
