@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import getpass
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from agora.errors import InvalidRequest
 from agora.model.spec import Spec
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One member of a group.
+
+    Parameters:
+        id: of the dispatch; null for a new one.
+        spec: what to dispatch; null for one that is there.
+        target, parent: as `AgoraClient.dispatch` takes them.
+    """
+
+    id: str | None
+    spec: Spec | None = None
+    target: str | None = None
+    parent: str | None = None
 
 
 def user_name() -> str:

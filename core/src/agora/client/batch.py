@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from agora.client.asking import spec_of
-from agora.client.members import Wanted
+from agora.client.asking import Wanted, spec_of
 from agora.errors import InvalidRequest
 from agora.model.ids import check_dispatch_id, new_dispatch_id
 

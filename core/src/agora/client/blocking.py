@@ -8,16 +8,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agora.client.batch import Batch
 from agora.client.client import AgoraClient
 from agora.client.combinators import Joined, Member, Raced, Settled
-from agora.client.targets import TargetStatus
 from agora.config import Settings
-from agora.engine import Reaped, ReconcileReport
 from agora.errors import AgoraError
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause, Via
@@ -25,14 +23,19 @@ from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Record, State
 from agora.model.spec import Spec
-from agora.plugins import ProviderStatus
+
+if TYPE_CHECKING:
+    from agora.client.targets import TargetStatus
+    from agora.engine import Reaped, ReconcileReport
+    from agora.plugins import ProviderStatus
+
+    Reaps = list[Reaped]
+    Providers = list[ProviderStatus]
+    TargetList = list[TargetStatus]
 
 T = TypeVar("T")
 Records = list[Record]
-Reaps = list[Reaped]
 Ids = list[str]
-Providers = list[ProviderStatus]
-TargetList = list[TargetStatus]
 
 
 class BlockingHandle:

@@ -7,23 +7,19 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
-from agora.client.asking import invalid, spec_of, user_name
+from agora.client.asking import Wanted, invalid, spec_of, user_name
 from agora.client.combinators import Combinators
 from agora.client.following import follow_events, follow_logs
 from agora.client.handle import DispatchHandle
-from agora.client.members import Members, Wanted
-from agora.client.sending import Dispatcher
-from agora.client.supervision import Supervision
-from agora.client.targets import TargetStatus, target_statuses
+from agora.client.opened import Opened
 from agora.config import Settings, settings_or_problem
-from agora.engine import Engine, Reaped, ReconcileReport
 from agora.errors import (
     AgoraError,
     DispatchCancelled,
@@ -39,14 +35,20 @@ from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, Record, State
 from agora.model.spec import Spec
-from agora.plugins import ProviderStatus, list_providers
 from agora.store import Filter, Store, default_home
 
+if TYPE_CHECKING:
+    from agora.client.members import Members
+    from agora.client.targets import TargetStatus
+    from agora.engine import Reaped, ReconcileReport
+    from agora.plugins import ProviderStatus
+
+    Reaps = list[Reaped]
+    Providers = list[ProviderStatus]
+    TargetList = list[TargetStatus]
+
 Records = list[Record]
-Reaps = list[Reaped]
 Ids = list[str]
-Providers = list[ProviderStatus]
-TargetList = list[TargetStatus]
 
 #: A read asks the target for so long, then shows what is stored (contract 7), in seconds.
 REFRESH_SECONDS = 2.0
@@ -94,55 +96,37 @@ class AgoraClient(Combinators):
         self._via = via
         self._wants_supervisor = supervisor
         self._extensions = tuple(extensions)
-        self._engine: Engine | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._supervision: Supervision | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._parts: Opened | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings or settings_or_problem()
         store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
         self._settings = settings
-        self._engine = Engine(store, settings, self._extensions)
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
         background = self._wants_supervisor and settings.supervisor
-        self._supervision = Supervision(self._engine, self._tasks, background)
-        self._dispatcher = Dispatcher(self._engine, self._supervision, self._tasks)
+        self._parts = Opened(store, settings, tasks, extensions=self._extensions, background=background)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        engine, tasks = self._opened, self._tasks
+        parts = self._opened
         with anyio.move_on_after(LEAVE_SECONDS, shield=True):
-            await self._dispatched.wait()
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            with suppress(anyio.get_cancelled_exc_class()):
-                await tasks.__aexit__(None, None, None)
+            await parts.sent()
+        parts.tasks.cancel_scope.cancel()
+        with suppress(anyio.get_cancelled_exc_class()):
+            await parts.tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
-            await engine.close()
-        self._engine = None
+            await parts.close()
+        self._parts = None
         return None
 
     @property
-    def _opened(self) -> Engine:
-        if self._engine is None:
+    def _opened(self) -> Opened:
+        if self._parts is None:
             raise AgoraError(NOT_OPEN)
-        return self._engine
-
-    @property
-    def _supervised(self) -> Supervision:
-        if self._supervision is None:
-            raise AgoraError(NOT_OPEN)
-        return self._supervision
-
-    @property
-    def _dispatched(self) -> Dispatcher:
-        if self._dispatcher is None:
-            raise AgoraError(NOT_OPEN)
-        return self._dispatcher
+        return self._parts
 
     @property
     def settings(self) -> Settings:
@@ -183,15 +167,14 @@ class AgoraClient(Combinators):
             DispatchConflict: the id, or the name in its run, is taken by another spec.
             StoreError: the store cannot be written; nothing was started.
         """
-        entry = await self._dispatched.dispatch(spec_of(spec, fields), target, id, parent)
+        entry = await self._opened.dispatcher.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
 
     def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
-        if self._tasks is None:
-            raise AgoraError(NOT_OPEN)
+        from agora.client.members import Members
+
         leaving = self._cause("its group was left").model_copy(update={"policy": "owner_gone"})
-        parts = (self._opened, self._supervised, self._dispatched, self._tasks)
-        return Members(self, *parts, wanted, owned, leaving)
+        return Members(self, self._opened, wanted, owned, leaving)
 
     async def cancel(
         self,
@@ -216,11 +199,11 @@ class AgoraClient(Combinators):
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
-        result = await self._opened.cancel(id, cause or self._cause(reason), grace, force)
+        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force)
         if result.state is not None:
             entry = await self._opened.store.read(id)
             if entry.live:
-                await self._supervised.ensure_background(entry)
+                await self._opened.supervision.ensure_background(entry)
         return result
 
     async def get(self, id: str, *, refresh: bool = True) -> Record:
@@ -268,13 +251,13 @@ class AgoraClient(Combinators):
         return [entry.public() for entry in entries]
 
     async def _refreshed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        engine = self._opened
         live = [entry for entry in entries if entry.live]
         if not live:
             return entries
-        await self._supervised.ensure_background(live[0])
-        away = await engine.refresh(live, REFRESH_SECONDS)
-        fresh = {entry.id: entry for entry in await engine.store.read_many(entry.id for entry in live)}
+        parts = self._opened
+        await parts.supervision.ensure_background(live[0])
+        away = await parts.engine.refresh(live, REFRESH_SECONDS)
+        fresh = {entry.id: entry for entry in await parts.store.read_many(entry.id for entry in live)}
         shown = [fresh.get(entry.id, entry) for entry in entries]
         return [
             entry.model_copy(update={"reachable": False}) if entry.id in away and entry.handle else entry
@@ -300,7 +283,7 @@ class AgoraClient(Combinators):
         Raises:
             DispatchNotFound: there is no such dispatch.
         """
-        return follow_events(self._opened, self._supervised, id, follow, after)
+        return follow_events(self._opened, id, follow, after)
 
     def logs(
         self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
@@ -331,14 +314,14 @@ class AgoraClient(Combinators):
             DispatchNotFound: there is no such dispatch.
             TimeoutError: it has not ended in time.
         """
-        store = self._opened.store
-        with self._supervised.waiting_for(id), anyio.fail_after(timeout):
+        store, supervision = self._opened.store, self._opened.supervision
+        with supervision.waiting_for(id), anyio.fail_after(timeout):
             async with store.pulse.listen() as ear:
                 while True:
                     entry = await store.read(id)
                     if entry.state.terminal and not (confirmed and entry.live):
                         return entry.public()
-                    self._supervised.ensure_foreground()
+                    supervision.ensure_foreground()
                     await ear.wait(1.0)
 
     async def result(self, id: str, *, timeout: float | None = None) -> Record:
@@ -359,7 +342,7 @@ class AgoraClient(Combinators):
 
     async def reconcile(self) -> ReconcileReport:
         """Make one pass over everything live: look, keep deadlines, carry out recorded requests."""
-        return await self._opened.reconcile()
+        return await self._opened.engine.reconcile()
 
     async def supervise(self, *, until_idle: bool = False) -> None:
         """Be the supervisor, in the foreground.
@@ -367,7 +350,7 @@ class AgoraClient(Combinators):
         Parameters:
             until_idle: return when nothing is live any more.
         """
-        await self._opened.supervise(until_idle=until_idle)
+        await self._opened.engine.supervise(until_idle=until_idle)
 
     async def reap(self, *, dry_run: bool = False, installation: str | None = None) -> Reaps:
         """Stop workloads that carry our mark and that no record knows.
@@ -378,7 +361,7 @@ class AgoraClient(Combinators):
         Raises:
             AgoraError: a target cannot be asked.
         """
-        return await self._opened.reap(self._cause(None).actor, dry_run=dry_run, installation=installation)
+        return await self._opened.engine.reap(self._cause(None).actor, dry_run=dry_run, installation=installation)
 
     async def prune(self, older_than: timedelta, *, dry_run: bool = False) -> Ids:
         """Remove records that ended longer ago, with their logs.
@@ -387,12 +370,16 @@ class AgoraClient(Combinators):
             older_than: since the end.
             dry_run: only say which.
         """
-        return await self._opened.prune(older_than, dry_run=dry_run)
+        return await self._opened.engine.prune(older_than, dry_run=dry_run)
 
     def providers(self) -> Providers:
         """List the installed providers, broken ones with their error."""
+        from agora.plugins import list_providers
+
         return list_providers()
 
     def targets(self) -> TargetList:
         """List the configured targets, wrong ones with their error."""
+        from agora.client.targets import target_statuses
+
         return target_statuses(self._opened.settings)

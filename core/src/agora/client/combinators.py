@@ -6,18 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from agora.client.asking import spec_of
+from agora.client.asking import Wanted, spec_of
 from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
-from agora.client.members import PROOF_SECONDS, Members, Wanted
 from agora.errors import InvalidRequest, NoneSucceeded
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Record, State
 from agora.model.spec import Spec
+
+if TYPE_CHECKING:
+    from agora.client.members import Members
 
 
 class HasId(Protocol):
@@ -253,11 +255,7 @@ class Combinators(ABC):
 
     async def _attempt(self, one: Wanted) -> Record:
         async with self._members([one], owned=False) as group:
-            [id] = group.ids
-            ended = await self.wait(id)
-            with anyio.move_on_after(PROOF_SECONDS):
-                return await self.wait(id, confirmed=True)
-            return ended
+            return await group.proven(group.ids[0])
 
     async def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False

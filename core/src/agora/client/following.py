@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from datetime import datetime
 
-from agora.client.supervision import Supervision
-from agora.engine import Engine
+from agora.client.opened import Opened
 from agora.errors import ProviderError
 from agora.model.events import Event
 from agora.model.observation import LogChunk
@@ -15,13 +14,11 @@ from agora.model.record import Entry
 from agora.store import Store
 
 
-async def follow_events(
-    engine: Engine, supervision: Supervision, id: str, follow: bool, after: int
-) -> AsyncIterator[Event]:
+async def follow_events(parts: Opened, id: str, follow: bool, after: int) -> AsyncIterator[Event]:
     """Yield events; see `AgoraClient.events`."""
-    store = engine.store
+    store = parts.store
     await store.read(id)
-    with supervision.waiting_for(id, follow):
+    with parts.supervision.waiting_for(id) if follow else nullcontext():
         async with store.pulse.listen() as ear:
             while True:
                 entry = await store.read(id)
@@ -30,15 +27,16 @@ async def follow_events(
                     yield event
                 if not follow or not entry.live:
                     return
-                supervision.ensure_foreground()
+                parts.supervision.ensure_foreground()
                 await ear.wait(1.0)
 
 
 async def follow_logs(
-    engine: Engine, id: str, follow: bool, since: datetime | None, tail: int | None
+    parts: Opened, id: str, follow: bool, since: datetime | None, tail: int | None
 ) -> AsyncIterator[LogChunk]:
     """Yield output; see `AgoraClient.logs`."""
-    entry = await _with_handle(engine.store, id) if follow else await engine.store.read(id)
+    store, engine = parts.store, parts.engine
+    entry = await _with_handle(store, id) if follow else await store.read(id)
     if entry.handle is None:
         return
     target = await engine.core.targets.of(entry)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.abc
 
-from agora.client.sending import OWNER_SECONDS, Dispatcher
-from agora.client.supervision import Supervision
-from agora.engine import Engine
+from agora.client.asking import Wanted
+from agora.client.opened import Opened
+from agora.client.sending import OWNER_SECONDS
 from agora.errors import AgoraError
 from agora.model.cause import Cause
 from agora.model.record import Record
-from agora.model.spec import Spec
 from agora.state import OwnerKept
 
 if TYPE_CHECKING:
@@ -33,28 +30,12 @@ LEAVE_SECONDS = 12.0
 PROOF_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One member.
-
-    Parameters:
-        id: of the dispatch; null for a new one.
-        spec: what to dispatch; null for one that is there.
-        target, parent: as `AgoraClient.dispatch` takes them.
-    """
-
-    id: str | None
-    spec: Spec | None = None
-    target: str | None = None
-    parent: str | None = None
-
-
 class Members:
     """An async context manager around one group.
 
     Parameters:
         client: for cancels and waits.
-        engine, supervision, dispatcher, tasks: the client's parts.
+        parts: the client's.
         wanted: the members.
         owned: whether those that are there already are ours too.
         leaving: the cause with which ours are cancelled when the group is left by an error or a cancellation.
@@ -63,19 +44,16 @@ class Members:
     def __init__(
         self,
         client: AgoraClient,
-        engine: Engine,
-        supervision: Supervision,
-        dispatcher: Dispatcher,
-        tasks: anyio.abc.TaskGroup,
+        parts: Opened,
         wanted: Sequence[Wanted],
         owned: bool,
         leaving: Cause,
     ) -> None:
         self._client = client
-        self._store = engine.store
-        self._supervision = supervision
-        self._dispatcher = dispatcher
-        self._tasks = tasks
+        self._store = parts.store
+        self._supervision = parts.supervision
+        self._dispatcher = parts.dispatcher
+        self._tasks = parts.tasks
         self._wanted = wanted
         self._owned = owned
         self._leaving = leaving
@@ -194,16 +172,20 @@ class Members:
                 raise told
             yield told
 
+    async def proven(self, id: str) -> Record:
+        """Wait for a member's end, and a bounded time more for the proof of its death."""
+        ended = await self._client.wait(id)
+        with anyio.move_on_after(PROOF_SECONDS):
+            return await self._client.wait(id, confirmed=True)
+        return ended
+
     async def cancel(self, ids: Sequence[str], reason: str) -> dict[str, Record]:
         """Cancel some members and wait until each is proven to be over, or cannot be proven to be."""
         records: dict[str, Record] = {}
 
         async def cancel(id: str) -> None:
             await self._client.cancel(id, reason=reason)
-            record = await self._client.wait(id)
-            with anyio.move_on_after(PROOF_SECONDS):
-                record = await self._client.wait(id, confirmed=True)
-            records[id] = record
+            records[id] = await self.proven(id)
 
         async with anyio.create_task_group() as tasks:
             for id in ids:

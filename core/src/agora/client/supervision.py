@@ -37,11 +37,8 @@ class Supervision:
         self._children: list[int] = []
 
     @contextmanager
-    def waiting_for(self, id: str, supervise: bool = True) -> Iterator[None]:
+    def waiting_for(self, id: str) -> Iterator[None]:
         """Look after a dispatch while the block runs."""
-        if not supervise:
-            yield
-            return
         interest = self._engine.core.interest
         interest[id] += 1
         self._engine.store.pulse.beat()
