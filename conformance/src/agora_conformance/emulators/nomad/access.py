@@ -30,10 +30,12 @@ class Policy:
 
     Parameters:
         namespaces: capabilities by pattern of names.
+        variables: capabilities on variables, by pattern of names and then by pattern of paths.
         others: `read` or `write` for `node`, `agent`, `operator`, ...
     """
 
     namespaces: dict[str, set[str]] = field(default_factory=dict)
+    variables: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
 
@@ -53,9 +55,17 @@ def read(text: str) -> Policy:
             for name, rules in body.items():
                 allowed = set(LEVELS.get(rules.get("policy", ""), ())) | set(rules.get("capabilities") or [])
                 policy.namespaces[name] = allowed
+                paths = (rules.get("variables") or {}).get("path") or {}
+                policy.variables[name] = {path: _of_path(one) for path, one in paths.items()}
         elif isinstance(body, dict):
             policy.others[kind] = body.get("policy", "")
     return policy
+
+
+def _of_path(rules: Object) -> set[str]:
+    """Return the capabilities on a path; who may read may list."""
+    allowed = set(rules.get("capabilities") or [])
+    return allowed | {"list"} if "read" in allowed else allowed
 
 
 class _Hcl:
@@ -86,8 +96,10 @@ class _Hcl:
         found: Object = {}
         while (name := self._take()) != "}":
             sign = self._take()
-            if sign == "{" or (sign.startswith('"') and self._take() == "{"):
+            if sign == "{":
                 found[name] = self._body()
+            elif sign.startswith('"') and self._take() == "{":
+                found.setdefault(name, {})[json.loads(sign)] = self._body()
             elif sign == "=":
                 found[name] = self._value()
             else:
@@ -125,6 +137,20 @@ class Rights:
             names = [one for one in policy.namespaces if fnmatchcase(namespace, one)]
             if names:
                 allowed = policy.namespaces[max(names, key=lambda one: (one == namespace, len(one)))]
+                if capability in allowed and "deny" not in allowed:
+                    return True
+        return False
+
+    def may_variable(self, capability: str, namespace: str, path: str) -> bool:
+        """Whether they allow something on a variable; the closest patterns count."""
+        if self.management:
+            return True
+        for policy in self.policies:
+            names = [one for one in policy.variables if fnmatchcase(namespace, one)]
+            paths = policy.variables[max(names, key=lambda one: (one == namespace, len(one)))] if names else {}
+            fitting = [one for one in paths if fnmatchcase(path, one)]
+            if fitting:
+                allowed = paths[max(fitting, key=lambda one: (one == path, len(one)))]
                 if capability in allowed and "deny" not in allowed:
                     return True
         return False

@@ -112,6 +112,7 @@ class Answer:
         read: it comes from a read, and says how fresh it is.
         error: 404 with a text, in place of a body.
         next: where the next page begins.
+        status: of HTTP.
     """
 
     body: Any = None
@@ -120,6 +121,7 @@ class Answer:
     error: str = ""
     next: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 #: A read that can be repeated until there is something new.

@@ -28,6 +28,7 @@ from agora_conformance.emulators.nomad.scheduler import Scheduler
 from agora_conformance.emulators.nomad.server import Server
 from agora_conformance.emulators.nomad.store import Store
 from agora_conformance.emulators.nomad.task import Host, agent_environment
+from agora_conformance.emulators.nomad.task_variables import TaskVariables
 from agora_conformance.emulators.nomad.timing import NANO, Timing, duration
 from agora_conformance.emulators.runner import Image, Images, Runner
 
@@ -158,7 +159,10 @@ class NomadEmulator:
         scheduler = Scheduler(store, timing, tasks.spawn, self._identity.key_id)
         nodes = Nodes(store, scheduler, timing, tasks.spawn, gate.passed)
         driver = Driver(runner, self._images)
-        host = Host(driver, timing, tasks.spawn, self.faults.lose_exit, self._environment, self._max_kill)
+        host = Host(
+            driver, timing, tasks.spawn, self.faults.lose_exit, self._environment, self._max_kill,
+            TaskVariables(store, self._acl),
+        )  # fmt: skip
         clients = {}
         for name in self._names:
             node = describe(str(uuid.uuid4()), name, self._datacenter, self._pool, self._meta)

@@ -10,13 +10,14 @@ from agora_conformance.emulators.nomad.api import Answer, Ask, Look, found, miss
 from agora_conformance.emulators.nomad.cluster import Cluster
 from agora_conformance.emulators.nomad.errors import ApiError, Object, denied, listed
 from agora_conformance.emulators.nomad.plan import transition
+from agora_conformance.emulators.nomad.scaling_api import Scaling
 from agora_conformance.emulators.nomad.store import Key, client_over
 from agora_conformance.emulators.nomad.timing import nano
 
 POOLS = ("default", "all")
 FENCE = "Enforcing job modify index {}: {}"
 #: What may follow a job's id in a path.
-VIEWS = ("allocations", "evaluations", "summary", "versions", "deployments", "deployment", "evaluate", "plan")
+VIEWS = ("allocations", "evaluations", "summary", "versions", "deployments", "deployment", "evaluate", "plan", "scale")
 META = {"Index": 0, "KnownLeader": False, "LastContact": 0, "NextToken": ""}
 
 
@@ -28,7 +29,7 @@ class Jobs:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster, self._store = cluster, cluster.store
+        self._cluster, self._store, self._scaling = cluster, cluster.store, Scaling(cluster)
 
     def collection(self, ask: Ask) -> Answer | Look:
         """Answer `/v1/jobs`."""
@@ -47,6 +48,8 @@ class Jobs:
         if view == "evaluate":
             ask.needs("POST", "PUT")
             return self._evaluate(ask, key)
+        if view == "scale":
+            return self._scaling.answer(ask, key)
         ask.needs("GET")
         ask.allowed.need("read-job", key[0])
         views = {

@@ -21,6 +21,7 @@ from agora_conformance.emulators.nomad.jobspec import REGION
 from agora_conformance.emulators.nomad.machines_api import Machines
 from agora_conformance.emulators.nomad.records_api import Records
 from agora_conformance.emulators.nomad.streams import EventStream, LogStream
+from agora_conformance.emulators.nomad.variables_api import Variables
 
 #: Bytes of a request.
 BODY_LIMIT = 64 * 2**20
@@ -32,6 +33,7 @@ OPERATIONS = (
     ("/v1/jobs", "jobs"), ("/v1/job/", "job"), ("/v1/allocations", "allocations"), ("/v1/allocation/", "allocation"),
     ("/v1/evaluations", "evaluations"), ("/v1/evaluation/", "evaluation"), ("/v1/nodes", "nodes"),
     ("/v1/node/", "node"), ("/v1/agent/", "agent"), ("/v1/status/", "status"), ("/.well-known/jwks.json", "jwks"),
+    ("/v1/vars", "variables"), ("/v1/var/", "variable"),
 )  # fmt: skip
 #: Paths that no leader is needed for.
 LEADERLESS = ("agent", "status", "signal", "logs", "jwks", "stream")
@@ -49,18 +51,20 @@ class Server:
     def __init__(self, cluster: Cluster, control: Control, address: str) -> None:
         self._cluster, self._control = cluster, control
         jobs, records, machines = Jobs(cluster), Records(cluster), Machines(cluster, address)
+        variables = Variables(cluster)
         self._exact: dict[str, Handler] = {
             "/v1/jobs": jobs.collection, "/v1/validate/job": jobs.validate, "/v1/allocations": records.allocations,
             "/v1/evaluations": records.evaluations, "/v1/nodes": machines.nodes, "/v1/node/pools": machines.pools,
             "/v1/regions": machines.status, "/v1/namespaces": machines.namespaces, "/v1/system/gc": machines.system,
             "/v1/system/reconcile/summaries": machines.system, "/.well-known/jwks.json": machines.keys,
             "/v1/namespace": machines.namespaces, "/v1/status/leader": machines.status,
-            "/v1/status/peers": machines.status,
+            "/v1/status/peers": machines.status, "/v1/vars": variables.list,
         }  # fmt: skip
         self._below: dict[str, Handler] = {
             "/v1/job/": jobs.one, "/v1/allocation/": records.allocation, "/v1/evaluation/": records.evaluation,
             "/v1/client/allocation/": records.signal, "/v1/node/": machines.node, "/v1/agent/": machines.agent,
             "/v1/namespace/": machines.namespaces, "/v1/acl/": machines.acl,
+            "/v1/var/": variables.one,
         }  # fmt: skip
 
     def app(self) -> web.Application:
@@ -142,13 +146,13 @@ class Server:
         if answer.error:
             return web.Response(status=404, body=answer.error.encode(), headers={**TEXT, **headers})
         if answer.body is None:
-            return web.Response(headers={"Content-Type": "", **headers})
-        return self._json(answer.body, headers)
+            return web.Response(status=answer.status, headers={"Content-Type": "", **headers})
+        return self._json(answer.body, headers, answer.status)
 
     @staticmethod
-    def _json(body: Any, headers: dict[str, str] | None = None) -> web.Response:
+    def _json(body: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:
         text = json.dumps(body, separators=(",", ":")).encode()
-        return web.Response(body=text, headers={"Content-Type": "application/json", **(headers or {})})
+        return web.Response(status=status, body=text, headers={"Content-Type": "application/json", **(headers or {})})
 
 
 def _read(data: bytes) -> Any:
@@ -178,6 +182,8 @@ def describe(method: str, path: str, url: str) -> Call:
         operation = f"job/{view}" if view else operation
     elif operation == "jobs" and method != "GET":
         operation = "register"
+    elif operation == "variable" and method != "GET":
+        operation = "variable/delete" if method == "DELETE" else "variable/write"
     elif operation in ("signal", "allocation", "node", "evaluation") and "/" in name:
         name, _, view = name.partition("/")
         operation = operation if operation == "signal" else f"{operation}/{view}"

@@ -59,6 +59,8 @@ class Store:
     allocs: dict[str, Object] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)
     namespaces: dict[str, Object] = field(default_factory=dict)
+    variables: dict[Key, Object] = field(default_factory=dict)
+    scalings: dict[Key, dict[str, list[Object]]] = field(default_factory=dict)
     tables: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -165,6 +167,7 @@ class Transaction:
         """Remove a job."""
         old = self._store.jobs.pop(key)
         self._store.versions.pop(key, None)
+        self._store.scalings.pop(key, None)
         self._store.tables["jobs"] = self.index
         self._event("Job", old["ID"], old["Namespace"], old)
 
@@ -206,6 +209,19 @@ class Transaction:
         self._store.nodes[made["ID"]] = made
         self._event("Node", made["ID"], "", made)
         return made
+
+    def variable(self, key: Key, items: Object) -> Object:
+        """Write a variable; no event tells of it."""
+        old = self._store.variables.get(key)
+        created = self.now if old is None else old["CreateTime"]
+        new = {"Namespace": key[0], "Path": key[1], "CreateTime": created, "ModifyTime": self.now, "Items": items}
+        made = self._store.variables[key] = self._stamp("variables", new, old)
+        return made
+
+    def variable_gone(self, key: Key) -> None:
+        """Remove a variable."""
+        self._store.variables.pop(key)
+        self._store.tables["variables"] = self.index
 
     def settle(self, key: Key) -> None:
         """Give a job the status that follows from what has changed."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,12 @@ from agora_conformance.emulators.nomad.drivers import CANCELED, Driver, DriverFa
 from agora_conformance.emulators.nomad.errors import ApiError, Object
 from agora_conformance.emulators.nomad.output import Output
 from agora_conformance.emulators.nomad.scheduler import Spawn
+from agora_conformance.emulators.nomad.task_variables import Denied, TaskVariables
 from agora_conformance.emulators.nomad.timing import NANO, Timing, duration, stamp
 from agora_conformance.emulators.runner import Container
+
+#: After so many seconds a client says which variable a template lacks (`DefaultMaxTemplateEventRate`).
+MISSING_EVENT = 3.0
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Host:
         lose_exit: whether the exit code of a killed task gets lost this time.
         environment: the agents' own variables.
         max_kill: the agents' `max_kill_timeout`, in nanoseconds.
+        variables: what templates may read.
     """
 
     driver: Driver
@@ -38,6 +43,7 @@ class Host:
     lose_exit: Callable[[], bool]
     environment: dict[str, str]
     max_kill: int
+    variables: TaskVariables
 
 
 @dataclass
@@ -157,12 +163,15 @@ class TaskRunner:
             return self._over()
         self._emit(task_events.setup())
         try:
-            config, env = self._prepare()
+            ready = await self._rendered()
         except interpolate.Malformed as error:
             return await self._failed(task_events.failed_validation(str(error)))
         except templates.TemplateFailed as error:
             text = f"Template failed: {error}"
             return await self._failed(task_events.event("Killing", text, KillReason=text, FailsTask=True))
+        if ready is None:
+            return self._over()
+        config, env = ready
         chroot = self._host.timing.chroot if self._task["Driver"] == "exec" else 0
         await asyncio.sleep(self._host.timing.start + chroot)
         if self._killing.is_set():
@@ -182,6 +191,34 @@ class TaskRunner:
         self._emit(task_events.started(), State="running", StartedAt=stamp(container.started_at))
         return await self._attached(container)
 
+    async def _rendered(self) -> tuple[Object, dict[str, str]] | None:
+        """Prepare it, and wait as long as a template lacks its variable; None where it is killed meanwhile."""
+        telling = time.monotonic() + MISSING_EVENT
+        while not self._killing.is_set():
+            news = self._host.variables.news
+            try:
+                return self._prepare()
+            except templates.Missing as missing:
+                if time.monotonic() >= telling:
+                    where = f"{self._variables['NOMAD_NAMESPACE']}.{self._variables['NOMAD_REGION']}"
+                    self._emit(task_events.event("Template", f"Missing: nomad.var.block({missing}@{where})"))
+                    telling = float("inf")
+            waits = [asyncio.ensure_future(one.wait()) for one in (news, self._killing)]
+            left = None if telling == float("inf") else max(telling - time.monotonic(), 0.0)
+            try:
+                await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waits:
+                    one.cancel()
+        return None
+
+    def _read(self, path: str) -> Mapping[str, str] | None:
+        try:
+            return self._host.variables.read(self._variables, path)
+        except Denied:
+            words = "Unexpected response code: 403 (Permission denied)"
+            raise templates.TemplateFailed(f"nomad.var.block({path}): {words}") from None
+
     def _prepare(self) -> tuple[Object, dict[str, str]]:
         """Return the configuration and the environment, variables replaced and templates written."""
         raw = self._task["Driver"] == "raw_exec"
@@ -193,7 +230,7 @@ class TaskRunner:
         if self._task["Driver"] == "docker":
             env.pop("PATH", None)
             env |= {name: value for name, value in given.items() if name == "PATH"}
-        env |= templates.render(self._task, self._hold.folder, env)
+        env |= templates.render(self._task, self._hold.folder, env, self._read)
         config = interpolate.config(self._task["Config"] or {}, {**self._variables, **env})
         drivers.check(self._task["Driver"], config)
         # What an environment cannot hold, an agent leaves out.
