@@ -38,6 +38,18 @@ WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
 ORDER BY requested_at DESC, id DESC
 LIMIT :most;
 
+-- name: list_live(states, run, name, target, before, label, content, most)
+SELECT id, body FROM dispatches
+WHERE live = 1
+  AND (CAST(:states AS TEXT) IS NULL OR :states LIKE '%,' || state || ',%')
+  AND (CAST(:run AS TEXT) IS NULL OR run = :run)
+  AND (CAST(:name AS TEXT) IS NULL OR name = :name)
+  AND (CAST(:target AS TEXT) IS NULL OR target = :target)
+  AND (CAST(:before AS DOUBLE PRECISION) IS NULL OR requested_at < :before)
+  AND (CAST(:label AS TEXT) IS NULL OR id IN (SELECT dispatch_id FROM labels WHERE label = :label AND content = :content))
+ORDER BY requested_at DESC, id DESC
+LIMIT :most;
+
 -- name: live_children(parent)
 SELECT id FROM dispatches WHERE parent = :parent AND live = 1 ORDER BY id;
 

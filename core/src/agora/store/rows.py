@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiosql
 from pydantic import ValidationError
@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from agora.errors import DamagedRecord
 from agora.model.events import Event
 from agora.model.record import Entry, State
-from agora.state import Change
+
+if TYPE_CHECKING:
+    from agora.state import Change
 
 logger = logging.getLogger(__name__)
 
@@ -116,18 +118,21 @@ def listed(connection: sqlite3.Connection, wanted: Filter) -> list[Entry]:
     """Read entries, newest first."""
     labels = list(wanted.labels.items())
     first = labels[0] if labels else (None, None)
-    rows = queries().list_dispatches(
-        connection,
-        live=None if wanted.live is None else int(wanted.live),
-        states=None if wanted.states is None else "," + ",".join(s.value for s in wanted.states) + ",",
-        run=wanted.run,
-        name=wanted.name,
-        target=wanted.target,
-        before=None if wanted.before is None else wanted.before.timestamp(),
-        label=first[0],
-        content=first[1],
-        most=wanted.most if wanted.most is not None and len(labels) < 2 else 2**31 - 1,
-    )
+    conditions: dict[str, Any] = {
+        "states": None if wanted.states is None else "," + ",".join(s.value for s in wanted.states) + ",",
+        "run": wanted.run,
+        "name": wanted.name,
+        "target": wanted.target,
+        "before": None if wanted.before is None else wanted.before.timestamp(),
+        "label": first[0],
+        "content": first[1],
+        "most": wanted.most if wanted.most is not None and len(labels) < 2 else 2**31 - 1,
+    }
+    if wanted.live:  # these have an index of their own, so that a long past costs nothing
+        rows = queries().list_live(connection, **conditions)
+    else:
+        live = None if wanted.live is None else 0
+        rows = queries().list_dispatches(connection, live=live, **conditions)
     matching = [entry for entry in readable(rows) if all(entry.labels.get(k) == v for k, v in labels[1:])]
     return matching[: wanted.most]
 

@@ -13,20 +13,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agora.errors import AmbiguousId, DamagedRecord, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
 from agora.model.cancel import Outcome
 from agora.model.events import Event, EventType
 from agora.model.record import Entry, State
-from agora.state import CancelAsked, Change, Fact, apply, below
-from agora.state.draft import Draft
 from agora.store import home as state_directory
 from agora.store import rows
 from agora.store.pulse import Pulse
 from agora.store.rows import Filter
 from agora.store.schema import migrate
 from agora.store.worker import StoreWorker, out_of_space
+
+if TYPE_CHECKING:
+    from agora.state import CancelAsked, Change, Fact
 
 T = TypeVar("T")
 
@@ -134,6 +135,9 @@ class Store:
         return await self._write(lambda connection: self._applied(connection, id, facts), durable=durable)
 
     def _applied(self, connection: sqlite3.Connection, id: str, facts: Sequence[Fact]) -> Applied:
+        # Here and below: a command that only reads does without the state machine.
+        from agora.state import apply
+
         entry = rows.read(connection, id)
         if entry is None:
             raise DispatchNotFound(f"there is no dispatch {id}")
@@ -162,6 +166,8 @@ class Store:
         Raises:
             DispatchNotFound: there is no such dispatch.
         """
+
+        from agora.state import below
 
         def job(connection: sqlite3.Connection) -> tuple[Applied, list[Applied]]:
             first = self._applied(connection, id, (asked,))
@@ -361,6 +367,8 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 def _created(entry: Entry) -> Change:
     """The first change of a dispatch: it is requested."""
+    from agora.state.draft import Draft
+
     draft = Draft(entry, entry.requested_at)
     spec = entry.spec
     draft.emit(
