@@ -14,6 +14,9 @@ import click
 
 from agora.cli.params import MEMORY, PAIR, SECONDS_TYPE
 
+_PLAIN = (
+    "image", "cwd", "grace", "timeout", "heartbeat_timeout", "silence_timeout", "run", "name", "parent",
+)  # fmt: skip
 MAPS = ("env", "labels", "secrets", "options", "resources")
 
 _OPTIONS: list[Callable[[Any], Any]] = [
@@ -33,6 +36,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
                  help="Time between SIGTERM and SIGKILL; at least 2, default 30."),
     click.option("--timeout", type=SECONDS_TYPE, metavar="SECONDS",
                  help="Deadline, from when it was submitted; at most 86400, default 7200."),
+    click.option("--heartbeat-timeout", type=SECONDS_TYPE, metavar="SECONDS",
+                 help="Cancel it when its worker gives no heartbeat for so long while it runs; default never."),
+    click.option("--silence-timeout", type=SECONDS_TYPE, metavar="SECONDS",
+                 help="Cancel it when it writes no output for so long while it runs; default never."),
     click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="Label to find it by."),
     click.option("--run", metavar="RUN", help="The run, a group of dispatches, that it belongs to."),
     click.option("--name", metavar="NAME", help="Its name, unique in the run."),
@@ -70,7 +77,7 @@ def spec_fields(flags: dict[str, Any]) -> dict[str, Any]:
         "secrets": {name: _from_reference(name, reference) for name, reference in flags["secret"]},
         "resources": {key: flags[key] for key in ("cpu", "memory") if flags[key] is not None},
         "options": _nested(flags["options"]),
-        **{key: flags[key] for key in ("image", "cwd", "grace", "timeout", "run", "name", "parent")},
+        **{key: flags[key] for key in _PLAIN},
     }
     for key, value in given.items():
         if key in MAPS and isinstance(fields.get(key), dict):

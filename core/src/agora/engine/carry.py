@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 
 from agora.engine.core import Core, failure_of
@@ -30,6 +31,14 @@ logger = logging.getLogger(__name__)
 #: Inline secrets may take so long to remove, in seconds.
 REMOVE_SECONDS = 30.0
 
+#: The policies that cancel: the name and the reason in the cause.
+_POLICIES: Mapping[Action | None, tuple[str, str]] = {
+    Action.TIME_OUT: ("timeout", "timeout of {entry.timeout} s reached"),
+    Action.OWNER_GONE: ("owner_gone", "the process that it was dispatched for is gone"),
+    Action.MISSED_HEARTBEATS: ("missed_heartbeats", "no heartbeat for {entry.heartbeat_timeout} s"),
+    Action.OUTPUT_SILENCE: ("output_silence", "no output for {entry.silence_timeout} s"),
+}
+
 
 class Carrier:
     """Carries out steps.
@@ -53,15 +62,14 @@ class Carrier:
         """
         core = self._core
         entry = await core.store.read(entry.id)
-        match next_step(entry, core.store.now(), core.bounds).action:
+        action = next_step(entry, core.store.now(), core.bounds).action
+        if action in _POLICIES:
+            return await self._by_policy(entry, *_POLICIES[action])
+        match action:
             case None:
                 return True
             case Action.FIND:
                 return await self._find(entry)
-            case Action.TIME_OUT:
-                return await self._by_policy(entry, "timeout", f"timeout of {entry.timeout} s reached")
-            case Action.OWNER_GONE:
-                return await self._by_policy(entry, "owner_gone", "the process that it was dispatched for is gone")
             case Action.STOP:
                 return await self._deliverer.attempt(entry, "stop") is not None
             case Action.KILL:
@@ -108,7 +116,7 @@ class Carrier:
         return True
 
     async def _by_policy(self, entry: Entry, policy: str, reason: str) -> bool:
-        cause = Cause(actor="agora", via=Via.POLICY, policy=policy, reason=reason)
+        cause = Cause(actor="agora", via=Via.POLICY, policy=policy, reason=reason.format(entry=entry))
         target = None
         try:
             target = await self._core.targets.of(entry)

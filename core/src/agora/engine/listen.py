@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import islice
 
 import anyio
@@ -13,6 +14,7 @@ import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agora.engine.core import Core
+from agora.engine.event_file import file_of, marks_in
 from agora.engine.targets import Target
 from agora.errors import AgoraError, Unreachable
 from agora.model.events import EventType
@@ -29,6 +31,10 @@ DRAIN_SECONDS = 2.0
 DRAIN_LINES = 200
 #: A target that gives no output and no sign of life for so long is given up, in seconds.
 SILENT_SECONDS = 10.0
+#: Reading all that is new takes so long at most; what is left is read the next time, in seconds.
+CATCH_UP_SECONDS = 20.0
+#: What was read last is read again, in seconds: a mark may have come in pieces.
+OVERLAP_SECONDS = 1.0
 #: Pieces of output that one hop to a worker thread fetches where nobody follows them live.
 CHUNKS_AT_ONCE = 256
 #: Where marks are among the last lines, twice as many are asked for, so often at most.
@@ -63,6 +69,27 @@ def facts_of(entry: Entry, marks: Iterable[bytes]) -> list[WorkerSaid]:
     return facts
 
 
+@dataclass
+class Caught:
+    """What one reading found, and where the next one of the same process goes on.
+
+    Parameters:
+        marks: what the worker said, what was said before included.
+        read_to: the time of the newest piece, by the log's clock; null where it has none.
+        output: there was output that had not been read before.
+        output_at: the time of the newest output.
+        output_size: how many bytes of output there are, where the log has no clock.
+        whole: everything up to now was read.
+    """
+
+    marks: list[bytes] = field(default_factory=list)
+    read_to: datetime | None = None
+    output: bool = False
+    output_at: datetime | None = None
+    output_size: int | None = None
+    whole: bool = False
+
+
 class Listener:
     """Hears the workloads of one engine.
 
@@ -92,6 +119,8 @@ class Listener:
             target: where it ran.
             seconds: how long its caller can wait, if that is less.
         """
+        if (path := file_of(entry, target)) is not None and not entry.state.terminal:
+            await self.hear(entry.id, await anyio.to_thread.run_sync(marks_in, path, abandon_on_cancel=True))
         wanted = entry.state is State.STOPPING and entry.acknowledged is None and entry.handle is not None
         if not wanted or not target.has("logs") or not target.implements("logs"):
             return
@@ -106,6 +135,47 @@ class Listener:
             await self.hear(entry.id, marks)
         if scope.cancelled_caught:
             logger.info("dispatch %s: its output did not come in time", entry.id)
+
+    async def catch_up(self, entry: Entry, target: Target, before: Caught | None) -> Caught:
+        """Read what a running workload has said, on every way that leads to this machine.
+
+        Parameters:
+            entry: with its handle.
+            target: where it runs.
+            before: what this process read before; null the first time.
+        Raises:
+            AgoraError: it cannot be read.
+        """
+        caught = Caught(read_to=entry.output_at if before is None else before.read_to)
+        if (path := file_of(entry, target)) is not None:
+            caught.marks += await anyio.to_thread.run_sync(marks_in, path, abandon_on_cancel=True)
+        if entry.heartbeat_timeout is None and entry.silence_timeout is None:
+            caught.whole = True
+        elif target.implements("logs"):
+            with anyio.move_on_after(CATCH_UP_SECONDS):
+                await self._catch_up_output(entry, target, before, caught)
+                caught.whole = True
+        return caught
+
+    async def _catch_up_output(self, entry: Entry, target: Target, before: Caught | None, caught: Caught) -> None:
+        known = caught.read_to
+        since = None if known is None else known - timedelta(seconds=OVERLAP_SECONDS)
+        first = known is None and before is None and entry.output_size is None
+        sieves = _Sieves(entry.id)
+        size = 0
+        async with aclosing(self._read(entry, target, False, since, DRAIN_LINES if first else None)) as chunks:
+            async for chunk in chunks:
+                rest, marks = sieves.feed(chunk)
+                caught.marks += marks
+                size += len(rest.data) + rest.dropped
+                if chunk.at is not None:
+                    caught.read_to = max(chunk.at, caught.read_to or chunk.at)
+                    if (rest.data or rest.dropped) and (known is None or chunk.at > known):
+                        caught.output, caught.output_at = True, chunk.at
+        if caught.read_to is None and not first:
+            # A log without a clock is read from its beginning each time: more of it is new.
+            caught.output_size = size
+            caught.output = size != (entry.output_size or 0)
 
     async def output(
         self, entry: Entry, target: Target, follow: bool, since: datetime | None, tail: int | None
@@ -170,10 +240,10 @@ class Listener:
                 )
             if scope.cancelled_caught:
                 raise Unreachable(f"target {target.name!r} gave no sign of life within {SILENT_SECONDS:g} s")
-            if not read:
-                return
             for chunk in read:
                 yield chunk
+            if len(read) < at_once:
+                return
 
 
 class _Sieves:

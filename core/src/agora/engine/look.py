@@ -49,7 +49,7 @@ class Looker:
 
     def __init__(self, core: Core, listener: Listener) -> None:
         self._core = core
-        self._listener = listener
+        self.listener = listener
         self._asked: dict[str, float] = {}
 
     async def look(self, entries: Sequence[Entry], seconds: float = LOOK_SECONDS) -> list[str]:
@@ -133,7 +133,7 @@ class Looker:
     async def _last_words(self, id: str, target: Target) -> None:
         """Hear the worker before its end is written; by the stored row, since a request may be newer than ours."""
         try:
-            await self._listener.drain(await self._core.store.read(id), target)
+            await self.listener.drain(await self._core.store.read(id), target)
         except (DispatchNotFound, StoreError) as error:
             logger.info("dispatch %s: its worker was not heard: %s", id, error)
 

@@ -18,6 +18,8 @@ class Action(StrEnum):
     CREATOR_GONE = "creator_gone"
     TIME_OUT = "time_out"
     OWNER_GONE = "owner_gone"
+    MISSED_HEARTBEATS = "missed_heartbeats"
+    OUTPUT_SILENCE = "output_silence"
     FIND = "find"
     STOP = "stop"
     KILL = "kill"
@@ -62,6 +64,8 @@ def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     deadline = _at(entry.deadline, now, Action.TIME_OUT)
     if deadline.action is not None:
         return deadline
+    if (policy := _gone_quiet(entry)) is not None:
+        return Step(policy, None)
     deadline = _sooner(_at(None if entry.owned is None else entry.owned.until, now, Action.OWNER_GONE), deadline)
     if entry.handle is None and deadline.action is None:
         return _sooner(_unsubmitted(entry, now), deadline)
@@ -74,6 +78,17 @@ def cancel_deadline(entry: Entry) -> datetime | None:
         return None
     grace = max(entry.grace, entry.stop_grace or 0, entry.effective_grace or 0.0)
     return entry.accepted_at + timedelta(seconds=grace + CANCEL_MARGIN)
+
+
+def _gone_quiet(entry: Entry) -> Action | None:
+    """Return the policy by which a workload that gives no sign is cancelled; one that is away may well give some."""
+    if entry.state is not State.RUNNING or entry.reachable is False:
+        return None
+    if entry.heartbeat_timeout is not None and entry.unheard.seconds >= entry.heartbeat_timeout:
+        return Action.MISSED_HEARTBEATS
+    if entry.silence_timeout is not None and entry.silent.seconds >= entry.silence_timeout:
+        return Action.OUTPUT_SILENCE
+    return None
 
 
 def _stopping(entry: Entry, now: datetime) -> Step:

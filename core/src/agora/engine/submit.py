@@ -99,6 +99,8 @@ class Submitter:
             state=State.PENDING,
             grace=spec.grace,
             timeout=spec.timeout,
+            heartbeat_timeout=spec.heartbeat_timeout,
+            silence_timeout=spec.silence_timeout,
             requested_at=store.now(),
             labels=dict(spec.labels),
             installation=store.installation,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import anyio
 import anyio.abc
 
+from agora.engine.attend import Attendance
 from agora.engine.carry import Carrier
 from agora.engine.core import Core
 from agora.engine.plan import next_step
@@ -41,6 +42,7 @@ class Supervisor:
         self._carrier = carrier
         self._mine = mine
         self._defer = defer
+        self._attendance = Attendance(core, carrier.looker.listener)
         self._entries: dict[str, Entry] = {}
         self._watches: dict[str, TargetWatch] = {}
         self._busy: set[str] = set()
@@ -59,6 +61,7 @@ class Supervisor:
                 if until_idle and not self._entries:
                     break
                 self._watch(tasks)
+                self._attendance.start_due(self._entries, tasks)
                 due = self._start_steps(tasks)
                 await self._rest(ear, due)
             tasks.cancel_scope.cancel()

@@ -109,6 +109,7 @@ class Target:
             raise InvalidRequest(f"target {self.name!r} ({self.info.name}) cannot honour {', '.join(refused)}")
         if spec.secrets and not self.has("secrets"):
             raise InvalidRequest(f"target {self.name!r} ({self.info.name}) cannot pass secrets to a workload")
+        self._check_policies(spec)
         try:
             self.info.options_model.model_validate(spec.options)
         except ValidationError as error:
@@ -116,6 +117,22 @@ class Target:
             key = ".".join(["options", *(str(part) for part in first["loc"])])
             known = ", ".join(self.info.options_model.model_fields) or "none"
             raise InvalidRequest(f"{key}: {first['msg']}; options of {self.info.name}: {known}") from None
+
+    def _check_policies(self, spec: Spec) -> None:
+        """Refuse a policy that would cancel a workload for signs which nobody could have heard."""
+        logs = self.has("logs") and self.implements("logs")
+        whose = f"target {self.name!r} ({self.info.name})"
+        if spec.silence_timeout is not None and not logs:
+            raise InvalidRequest(f"silence_timeout: {whose} keeps no logs, so nobody could tell that it is silent")
+        if spec.heartbeat_timeout is None or {"AGORA_WORKER_URL", "AGORA_WORKER_REDIS"} & {*spec.env, *spec.secrets}:
+            return
+        events = spec.env.get("AGORA_WORKER_EVENTS") or "stdout"
+        if events == "none":
+            raise InvalidRequest("heartbeat_timeout: AGORA_WORKER_EVENTS is none, so there are no heartbeats")
+        if events in ("stdout", "stderr") and not logs:
+            raise InvalidRequest(f"heartbeat_timeout: {whose} keeps no logs, so nobody could hear a heartbeat")
+        if events not in ("stdout", "stderr") and not (self.limits.shares_files and events.startswith("/")):
+            raise InvalidRequest(f"heartbeat_timeout: nobody here could read {events} of a workload on {whose}")
 
 
 def _about(arguments: Mapping[str, Any]) -> str:

@@ -79,6 +79,7 @@ class Limits(Model):
             environment is part of it); with secrets it never does.
         exit_code_may_be_lost: the backend may lose the exit code of a stopped workload.
         one_log_stream: the backend joins both streams of a workload; all output is told as `stdout`.
+        shares_files: workloads have the files of the machine that the engine runs on, by the same names.
         refused_fields: spec fields that the provider cannot honour and refuses (`image`, `cwd`, ...).
     """
 
@@ -97,4 +98,5 @@ class Limits(Model):
     spec_is_whole: bool = True
     exit_code_may_be_lost: bool = False
     one_log_stream: bool = False
+    shares_files: bool = False
     refused_fields: tuple[str, ...] = ()

@@ -77,6 +77,8 @@ class Record(Model):
     grace: int
     effective_grace: float | None = None
     timeout: int
+    heartbeat_timeout: int | None = None
+    silence_timeout: int | None = None
     deadline: AwareDatetime | None = None
     requested_at: AwareDatetime
     submitted_at: AwareDatetime | None = None
@@ -98,6 +100,19 @@ class Lease(Model):
 
     owner: str
     until: AwareDatetime
+
+
+class Quiet(Model):
+    """How long nothing was heard of something while somebody listened.
+
+    Parameters:
+        seconds: in which somebody listened and heard nothing, since the last sign; time in which nobody did, or in
+            which the backend was away, is no part of it.
+        counted_at: until when that was counted, by the store's clock; several who listen count the same time once.
+    """
+
+    seconds: float = 0
+    counted_at: AwareDatetime | None = None
 
 
 class Attempt(Model):
@@ -147,6 +162,10 @@ class Entry(Record):
         away_seconds: time in which a supervisor asked and got no answer, since the last answer.
         away_at: when one last asked so; several at once count the same time once.
         heard: number of the last event of the workload's own processes, by process.
+        unheard: how long its worker said nothing; counted only with a `heartbeat_timeout`.
+        silent: how long it wrote nothing; counted only with a `silence_timeout`.
+        output_at: the time of the newest output that was read for that, by the log's clock, where it has one.
+        output_size: else how many bytes of output there were.
         given_up: nobody will try to confirm the end any more.
         holds_secrets: the backend may hold inline secrets of it, which are removed after its end.
         sequence: number of the last event.
@@ -179,6 +198,10 @@ class Entry(Record):
     away_seconds: float = 0
     away_at: AwareDatetime | None = None
     heard: dict[str, int] = Field(default_factory=dict)
+    unheard: Quiet = Quiet()
+    silent: Quiet = Quiet()
+    output_at: AwareDatetime | None = None
+    output_size: int | None = None
     given_up: bool = False
     holds_secrets: bool = False
     sequence: int = 0

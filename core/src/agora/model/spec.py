@@ -16,8 +16,17 @@ DEFAULT_GRACE = 30
 MAX_STRING_BYTES = 131_071
 #: What `Spec.with_worker` adds; no part of what was asked for.
 WORKER_VARIABLES = frozenset(
-    {"AGORA_DISPATCH_ID", "AGORA_WORKER_GRACE", "AGORA_WORKER_TIMEOUT", "AGORA_WORKER_SECRETS"}
+    {
+        "AGORA_DISPATCH_ID",
+        "AGORA_WORKER_GRACE",
+        "AGORA_WORKER_HEARTBEAT",
+        "AGORA_WORKER_SECRETS",
+        "AGORA_WORKER_TIMEOUT",
+    }
 )
+#: The shortest silence that a policy may act on, in seconds: nobody listens more often than once a second.
+MIN_QUIET = 2
+_POLICIES = ("heartbeat_timeout", "silence_timeout")
 
 
 def _plain_text(value: str) -> str:
@@ -80,6 +89,9 @@ class Spec(Model):
         cwd: working directory.
         grace: seconds between SIGTERM and SIGKILL, whole, at least 2 (the kubelet's floor).
         timeout: seconds from `dispatch.submitted` to the deadline, at most 86,400.
+        heartbeat_timeout: seconds without a heartbeat or progress of its worker after which a running workload is
+            cancelled, whole, at least 2; null for never.
+        silence_timeout: seconds without output after which it is cancelled, whole, at least 2; null for never.
         labels: free key-value pairs to find dispatches by.
         run: group that this dispatch belongs to.
         name: name of the dispatch, unique in its run.
@@ -94,6 +106,8 @@ class Spec(Model):
     cwd: Text | None = None
     grace: StrictInt = Field(default=DEFAULT_GRACE, ge=MIN_GRACE, le=MAX_TIMEOUT)
     timeout: StrictInt = Field(default=DEFAULT_TIMEOUT, ge=1, le=MAX_TIMEOUT)
+    heartbeat_timeout: StrictInt | None = Field(default=None, ge=MIN_QUIET, le=MAX_TIMEOUT)
+    silence_timeout: StrictInt | None = Field(default=None, ge=MIN_QUIET, le=MAX_TIMEOUT)
     labels: dict[Label, Label] = Field(default_factory=dict)
     run: Name | None = None
     name: Name | None = None
@@ -124,7 +138,9 @@ class Spec(Model):
 
     def public(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the names of the secrets and none of their values."""
-        data = self.model_dump(mode="json", exclude={"secrets"})
+        # What was not asked for is left out, so that a record of an older Agora has the same digest.
+        unasked = {name for name in _POLICIES if getattr(self, name) is None}
+        data = self.model_dump(mode="json", exclude={"secrets", *unasked})
         data["secrets"] = sorted(self.secrets)
         return data
 
@@ -141,6 +157,8 @@ class Spec(Model):
             # The one character that no name of a variable has.
             "AGORA_WORKER_SECRETS": "=".join(sorted(self.secrets)),
         }
+        if self.heartbeat_timeout is not None:
+            told["AGORA_WORKER_HEARTBEAT"] = str(self.heartbeat_timeout)
         return self.model_copy(update={"env": {**told, **self.env, "AGORA_DISPATCH_ID": dispatch_id}})
 
     def digest(self) -> str:

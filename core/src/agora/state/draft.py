@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agora.model.events import EventType
-from agora.model.record import Entry, Lease, Note, State
+from agora.model.record import Entry, Lease, Note, Quiet, State
 
 MAX_NOTES = 50
 
@@ -110,3 +110,6 @@ def back(draft: Draft) -> None:
     if entry.reachable is not True or entry.away_at is not None:
         reason = None if entry.reason in AWAY_REASONS else entry.reason
         draft.set(reachable=True, away_seconds=0.0, away_at=None, reason=reason)
+    if entry.reachable is False:
+        # What it said meanwhile may take a while to arrive.
+        draft.set(unheard=Quiet(), silent=Quiet())

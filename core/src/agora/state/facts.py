@@ -1,6 +1,7 @@
 """Everything that can happen to a dispatch, as data."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from agora.model.cause import Cause
@@ -206,6 +207,23 @@ class WorkerSaid:
 
 
 @dataclass(frozen=True)
+class Listened:
+    """A supervisor read all that the workload had to say up to now.
+
+    Parameters:
+        seconds: since it had done so before without a gap; 0 the first time, and after a failure.
+        output: there was output that had not been read before.
+        output_at: the time of the newest output, by the log's clock, where it has one.
+        output_size: else how many bytes of output there are.
+    """
+
+    seconds: float = 0.0
+    output: bool = False
+    output_at: datetime | None = None
+    output_size: int | None = None
+
+
+@dataclass(frozen=True)
 class Noted:
     """Something worth a note."""
 
@@ -236,5 +254,6 @@ Fact = (
     | SecretsRemoved
     | SecretsKept
     | WorkerSaid
+    | Listened
     | Noted
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from agora.model.events import EventType
 from agora.model.record import Entry, State
-from agora.state import facts, looking, stopping, submit
+from agora.state import facts, looking, quiet, stopping, submit
 from agora.state.draft import ALLOWED, Change, Draft, EventDraft
 from agora.state.ends import end, stopped_state
 
@@ -88,11 +88,15 @@ def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
         draft.note("refused_worker_event", event=fact.type.value)
         return False
     if fact.source:
-        if not entry.heard.get(fact.source, 0) < fact.number <= MAX_WORKER_EVENTS:
+        if fact.number <= entry.heard.get(fact.source, 0):
             return False
         others = {source: number for source, number in entry.heard.items() if source != fact.source}
         kept = list(others.items())[1 - MAX_WORKER_SOURCES :]
         draft.set(heard={**dict(kept), fact.source: fact.number})
+    if fact.type in quiet.SIGNS:
+        quiet.gets_on(draft)
+    if fact.number > MAX_WORKER_EVENTS:
+        return False
     if fact.type is EventType.CANCELLED:
         if entry.acknowledged is not None:
             return False
@@ -139,5 +143,6 @@ _HANDLERS: dict[type, Callable[[Draft, Any], Any]] = {
     facts.SecretsRemoved: _secrets_removed,
     facts.SecretsKept: _secrets_kept,
     facts.WorkerSaid: _worker_said,
+    facts.Listened: quiet.listened,
     facts.Noted: _noted,
 }

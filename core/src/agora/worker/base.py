@@ -46,7 +46,9 @@ class BaseWorker(ABC):
     Parameters:
         grace: seconds between SIGTERM and SIGKILL; by default what the dispatch has, else 30.
         budgets: seconds of the stages by name, where `budgets(grace)` is not wanted.
-        progress_every, heartbeat_every: seconds between two events of a kind, at least.
+        progress_every: seconds between two events of progress, at least.
+        heartbeat_every: seconds between two heartbeats, at least; by default 10, and never more than a third of the
+            `heartbeat_timeout` of the dispatch.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class BaseWorker(ABC):
         grace: float | None = None,
         budgets: Mapping[str, float] | None = None,
         progress_every: float = PROGRESS_SECONDS,
-        heartbeat_every: float = HEARTBEAT_SECONDS,
+        heartbeat_every: float | None = None,
     ) -> None:
         self._grace = grace
         self._chosen = dict(budgets or {})
         if unknown := self._chosen.keys() - {stage.name for stage in stages.STAGES}:
             raise ValueError(f"no such stage: {sorted(unknown)}")
-        self._every = {"dispatch.progress": progress_every, "dispatch.heartbeat": heartbeat_every}
+        self._progress_every = progress_every
+        self._heartbeat_every = heartbeat_every
         self._end: dict[str, str] = {}
         self._pid = 0
         self._previous: Any = None
@@ -147,7 +150,11 @@ class BaseWorker(ABC):
         self._grace = self._grace or around.grace
         self._budgets = {**stages.budgets(self._grace), **self._chosen}
         self._secrets = Secrets(around.secrets)
-        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), self._every)
+        heartbeats = self._heartbeat_every
+        if heartbeats is None:
+            heartbeats = min(HEARTBEAT_SECONDS, (around.heartbeat or float("inf")) / 3)
+        every = {"dispatch.progress": self._progress_every, "dispatch.heartbeat": heartbeats}
+        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), every)
         threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
 
     def _claim(self, end: str) -> bool:

@@ -14,6 +14,7 @@ class Surroundings:
     Attributes:
         dispatch_id: of the dispatch that this program is the workload of; null outside of one.
         grace: seconds between SIGTERM and SIGKILL.
+        heartbeat: seconds without a heartbeat after which the dispatch is cancelled; null for never.
         timeout: seconds that the dispatch may take, null outside of one.
         secrets: names of the inline secrets.
         events: where events go: `stdout`, `stderr`, `none` or the path of a file.
@@ -27,6 +28,7 @@ class Surroundings:
         get = os.environ.get
         self.dispatch_id = get("AGORA_DISPATCH_ID") or None
         self.grace = _seconds("AGORA_WORKER_GRACE") or DEFAULT_GRACE
+        self.heartbeat = _seconds("AGORA_WORKER_HEARTBEAT")
         self.timeout = _seconds("AGORA_WORKER_TIMEOUT")
         # Joined by the one character that no name of a variable has.
         self.secrets = tuple(name for name in get("AGORA_WORKER_SECRETS", "").split("=") if name)

@@ -50,6 +50,7 @@ PROVIDER = ProviderInfo(
         absence_proves_death=False,
         absence_proves_never_started=True,
         spec_is_whole=False,
+        shares_files=True,
         refused_fields=("image", "resources.cpu", "resources.memory"),
     ),
 )
