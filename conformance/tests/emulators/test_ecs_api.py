@@ -346,6 +346,53 @@ def test_secrets(account: Ecs) -> None:
     assert arn in [one["ARN"] for one in account.secrets.list_secrets()["SecretList"]]
     account.secrets.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
     refused(account.secrets.get_secret_value, "ResourceNotFoundException", "can't find", SecretId=name)
+    account.secrets.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+    refused(account.secrets.delete_secret, "ResourceNotFoundException", "can't find", SecretId=name)
+
+
+def test_a_secret_is_made_once_for_one_token_and_value(account: Ecs) -> None:
+    name, token = f"made/{uuid.uuid4().hex[:6]}/x", uuid.uuid4().hex
+    request = {"Name": name, "ClientRequestToken": token, "SecretString": "{}", "Tags": [{"Key": "a", "Value": "b"}]}
+    first = account.secrets.create_secret(**request)
+    again = account.secrets.create_secret(**request)
+    assert (again["ARN"], again["VersionId"]) == (first["ARN"], token)
+    create = account.secrets.create_secret
+    refused(create, "ResourceExistsException", "already exists", **(request | {"SecretString": "[]"}))
+    refused(create, "ResourceExistsException", "already exists", **(request | {"ClientRequestToken": "t" * 32}))
+    refused(create, "InvalidParameterException", "Invalid name", Name="no:name", SecretString="x")
+    refused(create, "InvalidParameterException", "65536", Name=f"{name}-large", SecretString="x" * 65_537)
+    [told] = account.secrets.list_secrets(Filters=[{"Key": "name", "Values": [name[:-1]]}])["SecretList"]
+    assert (told["ARN"], told["Tags"]) == (first["ARN"], [{"Key": "a", "Value": "b"}])
+    assert account.secrets.list_secrets(Filters=[{"Key": "name", "Values": [name[1:]]}])["SecretList"] == []
+    assert "SecretString" not in told
+
+
+def test_a_deleted_secret_keeps_its_name_while_it_can_be_restored(account: Ecs) -> None:
+    name = f"kept-{uuid.uuid4().hex}/x"
+    account.secrets.create_secret(Name=name, SecretString="x")
+    account.secrets.delete_secret(SecretId=name)
+    filters = [{"Key": "name", "Values": [name]}]
+    assert account.secrets.list_secrets(Filters=filters)["SecretList"] == []
+    [told] = account.secrets.list_secrets(Filters=filters, IncludePlannedDeletion=True)["SecretList"]
+    assert told["DeletedDate"] is not None
+    refused(account.secrets.get_secret_value, "InvalidRequestException", "marked for deletion", SecretId=name)
+    refused(account.secrets.create_secret, "InvalidRequestException", "scheduled", Name=name, SecretString="y")
+    account.secrets.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+    account.secrets.create_secret(Name=name, SecretString="y")
+
+
+def test_lists_of_secrets_have_pages(account: Ecs) -> None:
+    prefix = f"pages-{uuid.uuid4().hex}/"
+    for number in range(5):
+        account.secrets.create_secret(Name=f"{prefix}{number}", SecretString="x")
+    pages = account.secrets.get_paginator("list_secrets").paginate(
+        Filters=[{"Key": "name", "Values": [prefix]}], PaginationConfig={"PageSize": 2}
+    )
+    assert [[one["Name"] for one in page["SecretList"]] for page in pages] == [
+        [f"{prefix}0", f"{prefix}1"],
+        [f"{prefix}2", f"{prefix}3"],
+        [f"{prefix}4"],
+    ]
 
 
 def test_an_execution_role_is_told(account: Ecs) -> None:

@@ -151,7 +151,10 @@ def test_the_published_buckets() -> None:
     now[0] = 2000.0
     assert passes("RunTask", 20, launches=10) == 10
     assert throttle.refused["RunTask"] == 110
+    now[0] = 3000.0
+    assert sum(throttle.admits("secretsmanager", "CreateSecret") for _ in range(60)) == 50
     assert throttle.admits("secretsmanager", "GetSecretValue")
+    assert throttle.admits("secretsmanager", "PutSecretValue")
 
 
 def test_the_buckets_hold_over_http() -> None:

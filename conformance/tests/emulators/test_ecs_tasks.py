@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -193,6 +195,19 @@ def test_secrets_reach_the_container(account: Ecs) -> None:
     assert task["stopCode"] == "TaskFailedToStart"
     assert "ResourceInitializationError: unable to pull secrets" in task["stoppedReason"]
     assert "hidden" not in str(task)
+
+
+def test_one_value_of_a_secret_reaches_the_container(account: Ecs) -> None:
+    values = json.dumps({"A": "it's\nhidden", "B.b-1": ""})
+    name = f"values/{uuid.uuid4().hex}/one"
+    secret = account.secrets.create_secret(Name=name, SecretString=values)["ARN"]
+    chosen = [{"name": "A", "valueFrom": f"{secret}:A::"}, {"name": "B", "valueFrom": f"{secret}:B.b-1:AWSCURRENT:"}]
+    arn = account.start('echo "$A" "<$B>"', until="STOPPED", container={"secrets": chosen})
+    account.until(lambda: account.output(arn) == ["it's", "hidden <>"])
+    for wrong, words in ((f"{secret}:C::", "did not contain json key C"), (f"{secret}:A:OTHER:", "can't find")):
+        arn = account.start("true", until="STOPPED", container={"secrets": [{"name": "A", "valueFrom": wrong}]})
+        assert words in account.task(arn)["stoppedReason"]
+        assert "hidden" not in str(account.task(arn))
 
 
 def test_a_log_group_that_is_not_there(account: Ecs) -> None:

@@ -21,10 +21,12 @@ class Access:
     Parameters:
         keys: access key ids that are known; empty for all.
         policy: IAM policy of whoever asks; None allows everything. Conditions and Deny play no part.
+        region: of the account.
     """
 
-    def __init__(self, keys: tuple[str, ...], policy: Mapping[str, Any] | None) -> None:
+    def __init__(self, keys: tuple[str, ...], policy: Mapping[str, Any] | None, region: str) -> None:
         self._keys = keys
+        self._secret = f"arn:aws:secretsmanager:{region}:{ACCOUNT}:secret:"
         statements = (policy or {}).get("Statement", [])
         self._statements = [statements] if isinstance(statements, dict) else list(statements)
         self._open = policy is None
@@ -46,7 +48,7 @@ class Access:
 
         Parameters:
             action: such as `ecs:RunTask`.
-            body: the request; the resources that it names have to be allowed where they are ARNs.
+            body: the request; the resources that it names have to be allowed where they are ARNs, and secrets always.
 
         Raises:
             ApiError: it is not allowed.
@@ -54,6 +56,8 @@ class Access:
         if self._open:
             return
         named = [value for key, value in body.items() if key in RESOURCES and str(value).startswith("arn:")]
+        if action.startswith("secretsmanager:") and (name := body.get("Name", body.get("SecretId"))) and not named:
+            named = [f"{self._secret}{name}-??????"]
         for resource in named or ["*"]:
             if not any(self._allows(one, action, resource) for one in self._statements):
                 raise ApiError(

@@ -59,6 +59,25 @@ class Token:
 
 
 @dataclass
+class Secret:
+    """A secret of Secrets Manager.
+
+    Parameters:
+        value: `SecretString`.
+        token: ClientRequestToken of its version.
+        tags: by key.
+        created: seconds since the epoch.
+        deleted: when it will be gone for good, by the same clock; None where nobody has deleted it.
+    """
+
+    value: str
+    token: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    created: float = 0.0
+    deleted: float | None = None
+
+
+@dataclass
 class Account:
     """State and services that the APIs and the tasks work with.
 
@@ -76,7 +95,7 @@ class Account:
     clock: Clock = field(default_factory=Clock)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
-    secrets: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, Secret] = field(default_factory=dict)
     spawned: set[asyncio.Task[None]] = field(default_factory=set)
     failures: list[BaseException] = field(default_factory=list)
     listeners: list[Callable[[Task], None]] = field(default_factory=list)

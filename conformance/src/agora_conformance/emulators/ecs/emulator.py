@@ -12,7 +12,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from agora_conformance.emulators.ecs.access import Access
-from agora_conformance.emulators.ecs.account import ACCOUNT, Account
+from agora_conformance.emulators.ecs.account import ACCOUNT, Account, Secret
 from agora_conformance.emulators.ecs.api import Api
 from agora_conformance.emulators.ecs.clock import Timing
 from agora_conformance.emulators.ecs.control import Control
@@ -72,7 +72,7 @@ class EcsEmulator:
         self._clusters, self._log_groups, self._secrets = clusters, log_groups, dict(secrets or {})
         self._events = events
         self._throttled, self._isolate, self._port = throttle, isolate, port
-        self._access = Access(keys, policy)
+        self._access = Access(keys, policy, region)
         self.region = region
         self._ready = threading.Event()
         self._problem: BaseException | None = None
@@ -139,7 +139,7 @@ class EcsEmulator:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._account = Account(self.region, self._timing, self._images, Runner(isolate=self._isolate))
-        self._account.secrets.update(self._secrets)
+        self._account.secrets.update({name: Secret(value) for name, value in self._secrets.items()})
         for name in self._clusters:
             self._account.found(name)
         for name in self._log_groups:

@@ -10,6 +10,7 @@ from agora_conformance.emulators.ecs.account import Account
 from agora_conformance.emulators.ecs.cloudwatch import NO_GROUP, Stream
 from agora_conformance.emulators.ecs.environment import Maker, NotStartable
 from agora_conformance.emulators.ecs.errors import ApiError, Object
+from agora_conformance.emulators.ecs.secrets import Unreadable, value_of
 from agora_conformance.emulators.ecs.task import Task, TaskContainer
 from agora_conformance.emulators.runner import Image, PullFailed, StartFailed
 
@@ -166,15 +167,14 @@ class Worker:
     def _secrets(self, container: TaskContainer) -> dict[str, str]:
         found: dict[str, str] = {}
         for one in container.definition.get("secrets") or []:
-            value = self.account.secrets.get(one["valueFrom"])
-            if value is None:
+            try:
+                found[one["name"]] = value_of(self.account, one["valueFrom"])
+            except Unreadable as error:
                 raise CannotStart(
                     "ResourceInitializationError: unable to pull secrets or registry auth: execution resource "
                     "retrieval failed: unable to retrieve secret from asm: service call has been retried 1 time(s): "
-                    f"failed to fetch secret {one['valueFrom']} from secrets manager: ResourceNotFoundException: "
-                    "Secrets Manager can't find the specified secret."
-                )
-            found[one["name"]] = value
+                    f"{error}"
+                ) from None
         return found
 
     def _stream(self, container: TaskContainer) -> Stream | None:

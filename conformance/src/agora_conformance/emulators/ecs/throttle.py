@@ -33,7 +33,7 @@ class Bucket:
 #: Bucket: (burst, sustained rate a second). ECS: "Request throttling for the Amazon ECS API" in its API reference.
 #: Fargate: "AWS Fargate throttling quotas" in the developer's guide; the bucket of RunTask's calls is assumed to hold
 #: one second's worth. Logs: botocore's model names 25 a second for DescribeLogStreams and 50 for CreateLogStream;
-#: the others are assumed.
+#: the others are assumed. Secrets Manager: its quotas, a second; a burst of one second's worth is assumed.
 RATES = {
     "ecs cluster modify": (20, 1),
     "ecs cluster read": (50, 20),
@@ -50,6 +50,10 @@ RATES = {
     "logs CreateLogStream": (50, 50),
     "logs GetLogEvents": (25, 25),
     "logs FilterLogEvents": (10, 10),
+    "secretsmanager CreateSecret": (50, 50),
+    "secretsmanager DeleteSecret": (50, 50),
+    "secretsmanager ListSecrets": (100, 100),
+    "secretsmanager read": (10_000, 10_000),
 }  # fmt: skip
 ACTIONS = {
     "ecs": {
@@ -73,6 +77,10 @@ ACTIONS = {
     },
     "logs": {
         name: f"logs {name}" for name in ("DescribeLogStreams", "CreateLogStream", "GetLogEvents", "FilterLogEvents")
+    },
+    "secretsmanager": {
+        **{name: f"secretsmanager {name}" for name in ("CreateSecret", "DeleteSecret", "ListSecrets")},
+        **dict.fromkeys(("DescribeSecret", "GetSecretValue"), "secretsmanager read"),
     },
 }  # fmt: skip
 
