@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import datetime
 from typing import Literal
@@ -11,7 +10,7 @@ from agora.engine.core import Core, failure_of, was_sent
 from agora.engine.find import Finder
 from agora.engine.listen import Listener
 from agora.engine.targets import STOP_SECONDS, Target
-from agora.errors import AgoraError, DispatchNotFound, StoreError
+from agora.errors import AgoraError, StoreError
 from agora.model.cause import Cause, Via
 from agora.model.observation import ReceiptKind, StopReceipt
 from agora.model.record import Entry, Failure, State
@@ -19,8 +18,6 @@ from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed, Seen
 from agora.store import Applied
 
 Kind = Literal["stop", "kill"]
-
-logger = logging.getLogger(__name__)
 
 #: An attempt of a cancel that waited for somebody else before may still take so long, in seconds.
 SHORTEST_ATTEMPT = 2.0
@@ -127,15 +124,8 @@ class Deliverer:
                 if receipt.kind is ReceiptKind.SIGNALLED and receipt.observation is not None:
                     # It ended while the stop was being answered: nobody has to look again.
                     ended.append(Seen(receipt.observation))
-                    await self._last_words(entry, target, until - time.monotonic())
+                    await self._listener.drain(entry, target, until - time.monotonic())
         return await self._core.apply(entry, answer, *ended, durable=True)
-
-    async def _last_words(self, entry: Entry, target: Target, seconds: float) -> None:
-        """Hear the worker before the end that the answer tells of is written."""
-        try:
-            await self._listener.drain(await self._core.store.read(entry.id), target, seconds)
-        except (DispatchNotFound, StoreError) as error:
-            logger.info("dispatch %s: its worker was not heard: %s", entry.id, error)
 
     async def _call(self, entry: Entry, kind: Kind, target: Target, seconds: float) -> StopReceipt:
         if entry.handle is None:

@@ -230,6 +230,8 @@ class Engine:
             raise ConfigError(f"{endpoint.source}: {error}") from error
         if endpoint.url.startswith((UNIX, SSH)):
             client.mount("http+docker://", Adapter(endpoint.url))
+            # What requests looks for before every request, proxies and a .netrc, does not concern a socket.
+            client.trust_env = False
         return client
 
     def _negotiated(self) -> str:

@@ -17,6 +17,8 @@ from agora_docker.streams import Reader, frames
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
 #: Seconds between two signs of life to somebody who follows.
 _TICK = 1.0
+#: So many lines come in one answer, without a connection of their own: the engine splits lines at 16 KiB.
+_AT_ONCE = 256
 #: Seconds for which a follower bears an engine that does not answer.
 _PATIENCE = 60.0
 
@@ -32,7 +34,7 @@ class LogReader:
 
     def __init__(self, engine: Engine, container: str, ended: Callable[[], bool]) -> None:
         self._engine = engine
-        self._container = container
+        self._path = f"/containers/{container}/logs"
         self._ended = ended
         self._last = ""
         self._same = 0
@@ -43,6 +45,10 @@ class LogReader:
         if since is not None:
             params["since"] = times.query(since.timestamp())
         params["tail"] = "all" if tail is None else str(tail)
+        if not follow and tail is not None and tail <= _AT_ONCE:
+            content = self._engine.request("GET", self._path, params=params).content
+            yield from (_chunk(*_stamped(frame)) for frame in frames([content]))
+            return
         away: float | None = None
         while True:
             try:
@@ -72,21 +78,29 @@ class LogReader:
         return {**params, "since": times.query(stamp.timestamp() - 0.001), "tail": "all"}
 
     def _connection(self, params: dict[str, str], follow: bool) -> Iterator[LogChunk]:
-        path = f"/containers/{self._container}/logs"
         known, skip = self._last, self._same
-        with Reader(self._engine.stream("GET", path, params=params), frames) as reader:
+        with Reader(self._engine.stream("GET", self._path, params=params), frames) as reader:
             while not reader.over:
                 frame = reader.next(_TICK)
                 if frame is None:
                     if follow:
                         yield LogChunk(stream="stdout", data=b"")
                     continue
-                stream, line = frame
-                stamp, _, data = line.partition(b" ")
-                at = stamp.decode("ascii", "replace")
+                stream, at, data = _stamped(frame)
                 if known and (at < known or (at == known and skip > 0)):
                     skip -= at == known
                     continue
                 self._same = self._same + 1 if at == self._last else 1
                 self._last = at
-                yield LogChunk(stream=_STREAMS.get(stream, "stdout"), data=data, at=times.parse(at))
+                yield _chunk(stream, at, data)
+
+
+def _stamped(frame: tuple[int, bytes]) -> tuple[int, str, bytes]:
+    """Split a piece of output with its time into stream, time and output."""
+    stream, line = frame
+    stamp, _, data = line.partition(b" ")
+    return stream, stamp.decode("ascii", "replace"), data
+
+
+def _chunk(stream: int, at: str, data: bytes) -> LogChunk:
+    return LogChunk(stream=_STREAMS.get(stream, "stdout"), data=data, at=times.parse(at))
