@@ -20,7 +20,6 @@ Eventually = Callable[[Callable[[], Any]], Any]
 RECORD_KEYS = {
     "id", "name", "run", "target", "provider", "state", "reason", "exit_code", "signal", "oom", "confirmed", "forced",
     "acknowledged", "evidence", "reachable", "delivered", "degraded", "cause", "grace", "effective_grace", "timeout",
-    "heartbeat_timeout", "silence_timeout",
     "deadline", "requested_at", "submitted_at", "started_at", "stopping_at", "ended_at", "native", "labels", "notes",
 }  # fmt: skip
 

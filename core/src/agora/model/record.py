@@ -77,8 +77,6 @@ class Record(Model):
     grace: int
     effective_grace: float | None = None
     timeout: int
-    heartbeat_timeout: int | None = None
-    silence_timeout: int | None = None
     deadline: AwareDatetime | None = None
     requested_at: AwareDatetime
     submitted_at: AwareDatetime | None = None
@@ -162,6 +160,7 @@ class Entry(Record):
         away_seconds: time in which a supervisor asked and got no answer, since the last answer.
         away_at: when one last asked so; several at once count the same time once.
         heard: number of the last event of the workload's own processes, by process.
+        heartbeat_timeout, silence_timeout: as in the spec.
         unheard: how long its worker said nothing; counted only with a `heartbeat_timeout`.
         silent: how long it wrote nothing; counted only with a `silence_timeout`.
         output_at: the time of the newest output that was read for that, by the log's clock, where it has one.
@@ -198,6 +197,8 @@ class Entry(Record):
     away_seconds: float = 0
     away_at: AwareDatetime | None = None
     heard: dict[str, int] = Field(default_factory=dict)
+    heartbeat_timeout: int | None = None
+    silence_timeout: int | None = None
     unheard: Quiet = Quiet()
     silent: Quiet = Quiet()
     output_at: AwareDatetime | None = None
