@@ -37,7 +37,11 @@ def require_linux(target_name: str) -> None:
 
 
 def machine_id(state_dir: Path) -> str:
-    """Return the identity of this machine: machine-id(5), else one that is kept in `state_dir`."""
+    """Return the identity of this machine: machine-id(5), else one that is kept in `state_dir`.
+
+    Raises:
+        ConfigError: there is none, and none can be kept.
+    """
     for path in MACHINE_ID_FILES:
         try:
             found = path.read_text().strip()
@@ -45,6 +49,14 @@ def machine_id(state_dir: Path) -> str:
             continue
         if found and found != "uninitialized":
             return found
+    try:
+        return _own_id(state_dir)
+    except OSError as error:
+        words = f"state_dir: this machine has no {MACHINE_ID_FILES[0]}, and no id can be kept in {state_dir}"
+        raise ConfigError(f"{words}: {error.strerror}") from error
+
+
+def _own_id(state_dir: Path) -> str:
     own = state_dir / ".machine"
     if not own.exists():
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
