@@ -31,7 +31,7 @@ from agora.state import (
     SubmitBegan,
     WorkerSaid,
 )
-from agora.store import Filter, Store
+from agora.store import Filter, Store, rows
 from agora.store.schema import migrations
 
 Make = Callable[..., Entry]
@@ -518,6 +518,43 @@ def test_lists_are_filtered_by_everything_that_is_given_and_come_newest_first(
         assert await ids(live=True, run="odd", most=1) == ["d5"]
 
     run(work())
+
+
+FILTERS: list[dict[str, Any]] = [
+    {}, {"states": [State.RUNNING, State.STOPPING]}, {"states": []}, {"run": "even"}, {"run": "odd", "name": "n3"},
+    {"target": "left"}, {"labels": {"team": "a"}}, {"labels": {"team": "a", "size": "1"}},
+    {"before": datetime(2031, 1, 1, 3, tzinfo=UTC)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+def test_what_is_live_is_listed_as_the_rest_is_filtered(
+    store: Store, make_entry: Make, run: Run, wanted: dict[str, Any]
+) -> None:
+    async def work() -> None:
+        for number in range(8):
+            await store.create(
+                make_entry(
+                    f"d{number}", run="even" if number % 2 == 0 else "odd", name=f"n{number}",
+                    target="left" if number < 4 else "right",
+                    requested_at=datetime(2031, 1, 1, number, tzinfo=UTC),
+                    labels={"team": "a" if number < 5 else "b", "size": str(number % 2)},
+                )
+            )  # fmt: skip
+            await store.apply(f"d{number}", *(ended if number in (1, 4) else started)(f"d{number}"))
+        everything = [entry.id for entry in await store.listed(Filter(**wanted)) if entry.live]
+        assert [entry.id for entry in await store.listed(Filter(live=True, **wanted))] == everything
+        assert [entry.id for entry in await store.listed(Filter(live=True, most=1, **wanted))] == everything[:1]
+
+    run(work())
+
+
+def test_what_is_live_is_found_by_its_index_however_long_the_past_is(store: Store) -> None:
+    query = rows.queries().list_live.sql
+    blank = dict.fromkeys(("states", "run", "name", "target", "before", "label", "content"))
+    with closing(sqlite3.connect(store.path)) as connection:
+        plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", {**blank, "most": 9})]
+    assert "SCAN dispatches USING INDEX dispatches_live" in plan
 
 
 def test_only_what_ended_and_is_not_looked_after_any_more_is_old_and_can_be_deleted(

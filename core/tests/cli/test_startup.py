@@ -2,12 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from agora.cli.app import COMMANDS, app
 from agora.cli.base import AgoraCommand
+from agora.model.record import Entry, State
+from agora.store import Store, rows
 
 HEAVY = ("pluggy", "pydantic", "anyio", "asyncio", "rich", "importlib.metadata", "aiosql", "sqlite3")
+
+#: What carries something out: to read what is over takes none of it.
+CARRYING = ("agora.engine", "agora.plugins", "agora.state", "agora.client.blocking", "pluggy", "rich")
 
 PROBE = """
 import sys
@@ -21,9 +27,9 @@ print("LOADED", sorted(set({heavy!r}) & set(sys.modules)), code)
 """
 
 
-def loaded(args: list[str], env: str = "") -> str:
+def loaded(args: list[str], env: str = "", heavy: tuple[str, ...] = HEAVY) -> str:
     """Run a command line in a new interpreter; return which heavy modules it imported, and its exit code."""
-    probe = PROBE.format(args=args, heavy=HEAVY, env=env)
+    probe = PROBE.format(args=args, heavy=heavy, env=env)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, check=False)
     assert "LOADED" in done.stdout, done.stderr
     return done.stdout.rsplit("LOADED ", 1)[1].strip()
@@ -44,6 +50,21 @@ def test_completing_a_word_imports_nothing_heavy(words: str) -> None:
 def test_completing_an_id_imports_only_the_database_beside() -> None:
     env = "import os; os.environ.update(_AGORA_COMPLETE='bash_complete', COMP_WORDS='agora show 0', COMP_CWORD='2')"
     assert loaded([], env) == "['sqlite3'] 0"
+
+
+@pytest.mark.parametrize("args", [["ps"], ["ps", "--all"], ["show", "d1"], ["events", "d1"]])
+def test_reading_what_is_over_imports_nothing_that_carries_something_out(
+    store: Store, make_entry: Callable[..., Entry], args: list[str]
+) -> None:
+    entry = make_entry("d1", state=State.SUCCEEDED, exit_code=0, confirmed=True, submitter=None)
+    store._writer.submit(lambda connection: rows.insert(connection, entry)).result(30)
+    assert loaded(args, heavy=CARRYING) == "[] 0"
+
+
+def test_looking_at_what_is_live_imports_what_asks_for_it(store: Store, make_entry: Callable[..., Entry]) -> None:
+    entry = make_entry("d1", state=State.RUNNING)
+    store._writer.submit(lambda connection: rows.insert(connection, entry)).result(30)
+    assert "agora.engine" in loaded(["--no-supervisor", "ps"], heavy=CARRYING)
 
 
 def test_the_table_of_commands_is_what_the_commands_say() -> None:
