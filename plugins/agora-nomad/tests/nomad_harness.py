@@ -125,6 +125,7 @@ class Hands:
             jobs = self.jobs()
             for id in jobs:
                 self.api.deregister(id)
+                self.api.remove_variable(f"nomad/jobs/{id}/{names.TASK}/{names.TASK}")
                 for one in self.api.allocations(id):
                     with suppress(AgoraError):
                         self.api.signal(one["ID"], names.TASK, "SIGKILL")

@@ -12,10 +12,11 @@ import pytest
 from agora.client import AgoraClient
 from agora.config import Settings, TargetConfig
 from agora.errors import AgoraError, PermissionDenied
+from agora.model.ids import new_dispatch_id
 from agora.model.observation import Phase, ReceiptKind
 from agora.model.record import State
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
-from agora_nomad import policy
+from agora_nomad import names, policy
 from nomad_harness import STUBBORN, Hands, Sink, eventually, watching
 
 pytestmark = pytest.mark.backend("nomad")
@@ -63,7 +64,7 @@ def whole_life(hands: Hands) -> None:
     sink = Sink()
     with watching(hands, sink):
         eventually(lambda: sink.up or sink.error, 5)
-        handle = hands.start(STUBBORN, grace=20)
+        handle = hands.start(STUBBORN, grace=20, secrets={"TOKEN": "x"})
         sink.live[handle.id] = handle
         hands.ready(handle)
         eventually(lambda: sink.last(handle).phase is Phase.RUNNING or sink.asked or sink.error, 5)
@@ -73,7 +74,12 @@ def whole_life(hands: Hands) -> None:
             raise PermissionDenied("degraded")
         hands.end(handle)
         assert hands.provider.find(handle.id) is not None
-        assert [item.ended for item in hands.provider.list_owned(hands.installation)] == [True]
+        left = new_dispatch_id()
+        hands.api.write_variable(names.secrets_path(left), {"installation": hands.installation}, 0)
+        owned = {item.handle.id: item.ended for item in hands.provider.list_owned(hands.installation)}
+        assert owned == {handle.id: True, left: True}
+        hands.provider.remove_secrets(left)
+        hands.provider.remove_secrets(handle.id)
         hands.provider.release(handle)
     if sink.error is not None:
         raise sink.error
@@ -90,7 +96,10 @@ def test_no_right_is_idle(restricted: Callable[[str], Hands], capability: str) -
 
 
 def test_the_policy_is_printed_for_a_namespace() -> None:
-    assert CAPABILITIES == ["submit-job", "read-job", "list-jobs", "alloc-lifecycle", "read-logs"]
+    assert [
+        *("submit-job", "read-job", "list-jobs", "alloc-lifecycle", "read-logs"),
+        *("write", "destroy", "list", "read"),
+    ] == CAPABILITIES
     command = [sys.executable, "-m", "agora_nomad.policy", "work-1"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
     assert 'namespace "work-1" {' in printed

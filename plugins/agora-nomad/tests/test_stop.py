@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -12,7 +13,7 @@ from agora.client import AgoraClient
 from agora.config import Settings, TargetConfig
 from agora.errors import ProviderError, Unreachable
 from agora.model.events import EventType
-from agora.model.observation import Phase, ReceiptKind
+from agora.model.observation import Handle, Phase, ReceiptKind
 from agora.model.record import State
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import names
@@ -105,6 +106,58 @@ def test_a_force_kills_at_once_and_nothing_follows(hands: Hands) -> None:
     assert len(hands.allocations(handle)) == 1
     calls = hands.emulator.faults.requests()
     assert not [call for call in calls if call.operation == "allocation/stop"], "it would start another"
+
+
+def remarks(hands: Hands, handle: Handle) -> list[dict[str, Any]]:
+    """Return what the cluster shows beside a job, to whoever may read it."""
+    shown = hands.api.call("get", "job", names.job_id(handle.id), "scale")
+    return list(shown["TaskGroups"][names.TASK]["Events"] or [])
+
+
+def test_who_looks_at_the_cluster_sees_who_stopped_it_and_why(hands: Hands) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    assert remarks(hands, handle) == []
+    hands.stop(handle, reason="the wrong input\nfile " + "x" * 2000)
+    hands.stop(handle, reason="a later one")
+    (remark,) = remarks(hands, handle)
+    assert remark["Message"].startswith("tester via api: the wrong input file xxx")
+    assert len(remark["Message"]) == 500
+    assert (remark["Meta"]["agora.actor"], remark["Meta"]["agora.via"]) == ("tester", "api")
+    assert remark["Meta"]["agora.reason"].startswith("the wrong input\nfile")
+    assert len(remark["Meta"]["agora.reason"]) == 500
+    assert "agora.policy" not in remark["Meta"]
+    assert remark["Meta"]["agora.request_id"]
+    # It changes nothing of the job, whose end is the client's.
+    job = hands.job(handle)
+    assert job is not None
+    assert (job["Version"], job["Stop"]) == (1, True)
+    seen = hands.end(handle)
+    assert (seen.exit_code, seen.forced, seen.stop_reached) == (42, False, True)
+    assert len(hands.allocations(handle)) == 1
+    assert [one["TriggeredBy"] for one in hands.api.evaluations(names.job_id(handle.id))].count("scaling") == 0
+
+
+def test_what_others_stopped_gets_no_remark_of_ours(hands: Hands) -> None:
+    handle = hands.start(STUBBORN, grace=2)
+    hands.ready(handle)
+    hands.api.deregister(names.job_id(handle.id))
+    assert hands.stop(handle, grace=2).kind is ReceiptKind.ALREADY_STOPPING
+    assert remarks(hands, handle) == []
+
+
+@pytest.mark.parametrize("fault", ["fail", "forbid", "cut", "stall"])
+def test_a_remark_that_is_not_taken_is_no_failure_of_the_stop(hands: Hands, fault: str) -> None:
+    handle = hands.start()
+    hands.ready(handle)
+    switch = getattr(hands.emulator.faults, fault)
+    switch(*((30.0, None) if fault == "stall" else (None,)), operation="job/scale")
+    began = time.monotonic()
+    assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
+    assert time.monotonic() - began < 8, "a stop has ten seconds"
+    assert hands.end(handle).exit_code == 42
+    hands.emulator.faults.clear()
+    assert remarks(hands, handle) == []
 
 
 def test_what_was_never_placed_ends_without_an_allocation(hands: Hands) -> None:

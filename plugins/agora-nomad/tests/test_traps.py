@@ -20,7 +20,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.spec import Spec
 from agora.provider import Installation
 from agora_nomad import PROVIDER, api, names, starting
-from agora_nomad.api import Api, NodeAway, Refusal
+from agora_nomad.api import Api, NodeAway, Refusal, Taken
 from agora_nomad.config import NomadConfig
 from agora_nomad.connect import connect, read_settings
 
@@ -99,6 +99,13 @@ def test_ids_are_quoted(agent: Agent) -> None:
     assert api_of(agent.address).deregister("a/b c#d?e&purge=true") is True
     ((method, path, _, _),) = agent.asked
     assert (method, path) == ("DELETE", "/v1/job/a%2Fb%20c%23d%3Fe%26purge%3Dtrue?namespace=default")
+
+
+def test_the_path_of_a_variable_keeps_its_slashes_and_nothing_else(agent: Agent) -> None:
+    agent.says(204, b"")
+    api_of(agent.address).remove_variable("nomad/jobs/a b/c?d")
+    ((method, path, _, _),) = agent.asked
+    assert (method, path) == ("DELETE", "/v1/var/nomad/jobs/a%20b/c%3Fd?namespace=default")
 
 
 def test_an_id_that_is_none_never_reaches_the_cluster(agent: Agent, tmp_path: Path) -> None:
@@ -209,7 +216,7 @@ def test_settings_that_cannot_be_used_are_refused(config: dict[str, Any]) -> Non
 # -- the token ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["get", "post", "delete"])
+@pytest.mark.parametrize("method", ["get", "post", "put", "delete"])
 def test_a_redirect_is_no_success_and_takes_no_token_along(
     agent: Agent, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +226,7 @@ def test_a_redirect_is_no_success_and_takes_no_token_along(
     try:
         agent.says(307, b"", Location=f"{other.address}/v1/jobs")
         with pytest.raises(Unreachable, match="redirects"):
-            api_of(agent.address).call(method, "jobs", body={} if method == "post" else None)
+            api_of(agent.address).call(method, "jobs", body={} if method in ("post", "put") else None)
         assert other.asked == []
         assert agent.asked[0][2]["X-Nomad-Token"] == TOKEN
     finally:
@@ -276,6 +283,33 @@ def test_errors_in_nomads_words(agent: Agent, status: int, body: str, kind: type
         api_of(agent.address).call("get", "jobs")
     assert type(refused.value) is kind
     assert len(agent.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (409, '{"ModifyIndex": 7, "Items": {"environment": "TOKEN=hidden"}}', Taken),
+        (403, "Permission denied: hidden", PermissionDenied),
+        (500, "variables are limited to 64KiB in total size: hidden", Refusal),
+        (400, "hidden", Refusal),
+        (500, "rpc error: hidden", Unreachable),
+        (502, "<html>hidden</html>", Unreachable),
+    ],
+)
+def test_what_is_said_of_a_variable_is_not_passed_on(
+    agent: Agent, status: int, body: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """python-nomad puts the whole answer into its error, and a conflict shows the variable with its contents."""
+    monkeypatch.setattr(api, "CALL_SECONDS", 0.1)
+    for _ in range(3):
+        agent.says(status, body.encode())
+    with pytest.raises(Exception, match=r".") as refused:
+        api_of(agent.address).write_variable("nomad/jobs/x", {"a": "hidden"}, 0)
+    assert isinstance(refused.value, kind)
+    assert "hidden" not in str(refused.value)
+    assert getattr(refused.value, "index", 7) == 7
+    assert json.loads(agent.asked[0][3]) == {"Items": {"a": "hidden"}}
+    assert agent.asked[0][1] == "/v1/var/nomad/jobs/x?namespace=default&cas=0"
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ PROVIDER = ProviderInfo(
         watch=FULL,
         reattach=FULL,
         exit_code_after_end=FULL,
-        exit_code_after_stop=cannot("the driver raw_exec loses about one in eight"),
-        oom_reason=Capability(support=Support.FULL, detail="drivers docker and exec"),
-        secrets=Capability(
-            support=Support.NOT_YET, detail="a job shows its whole specification; Nomad variables are not used yet"
+        exit_code_after_stop=Capability(
+            support=Support.FULL, detail="drivers docker and exec; raw_exec loses about one in eight"
         ),
+        oom_reason=Capability(support=Support.FULL, detail="drivers docker and exec"),
+        secrets=Capability(support=Support.FULL, detail="a Nomad variable each, of 64 KiB"),
     ),
     # What the cluster does not show may still run on a client that is away, so absence proves nothing. A request
     # that got no answer may be carried out for as long as a server works on it. The record of a job, which is the

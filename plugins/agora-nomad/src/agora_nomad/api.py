@@ -31,6 +31,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _BUSY = frozenset({429, 502, 503, 504})
 #: What a server says with status 500 while it cannot say anything else.
 _PASSING = ("No cluster leader", "rpc error", "EOF", "connection", "timeout", "raft", "leadership")
+#: What may be told of an answer about a variable.
+_HARMLESS = ("Permission denied", "limited to 64KiB in total size", "variable not found", *_PASSING)
 _WORDS = 500
 #: A registration that the server has looked at and refuses begins like this.
 _LOOKED_AT = re.compile(r"\d+ errors? occurred:")
@@ -38,6 +40,8 @@ _LOOKED_AT = re.compile(r"\d+ errors? occurred:")
 _REQUESTERS = {
     "job": "job",
     "jobs": "jobs",
+    "var": "variable",
+    "vars": "variables",
     "allocations": "allocations",
     "evaluations": "evaluations",
     "nodes": "nodes",
@@ -61,6 +65,18 @@ class Refusal(ProviderError):
         super().__init__(message)
         self.status = status
         self.looked_at = looked_at
+
+
+class Taken(Refusal):
+    """The variable is not as the write expects it.
+
+    Parameters:
+        index: where it was written last; 0 where it is not there.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(409, "the variable was written by somebody else")
+        self.index = index
 
 
 class NodeAway(Unreachable):
@@ -112,10 +128,10 @@ class Api:
         found: list[Item] = self._found("job", id, "evaluations") or []
         return found
 
-    def select(self, kind: str, filter: str, **query: str) -> list[Item]:
+    def select(self, kind: str, filter: str = "", **query: str) -> list[Item]:
         """Return everything of a kind that a filter leaves, page by page."""
         items: list[Item] = []
-        asked = {"filter": filter, "per_page": str(PAGE), **query}
+        asked = {"per_page": str(PAGE), **({"filter": filter} if filter else {}), **query}
         while True:
             answer = self._answer("get", kind, query=asked)
             items += _content(answer) or []
@@ -132,6 +148,30 @@ class Api:
             Refusal: it does not run.
         """
         self.call("post", "client/allocation", allocation, "signal", body={"Signal": signal, "Task": task})
+
+    def remark(self, id: str, group: str, words: str, about: Mapping[str, str], seconds: float) -> None:
+        """Leave a remark beside a job: a scaling event without a count, which changes nothing and starts nothing."""
+        body = {"Target": {"Group": group}, "Message": words, "Meta": dict(about)}
+        self._answer("post", "job", id, "scale", body=body, seconds=seconds)
+
+    # -- variables ---------------------------------------------------------------------------------------------
+
+    def variable(self, path: str) -> Item | None:
+        """Return a variable with its contents, null where there is none."""
+        found: Item | None = self._found("var", *path.split("/"))
+        return found
+
+    def write_variable(self, path: str, items: Mapping[str, str], index: int) -> None:
+        """Write a variable, if it was written last at `index`; with 0, if there is none.
+
+        Raises:
+            Taken: it was written at another.
+        """
+        self._answer("put", "var", *path.split("/"), query={"cas": str(index)}, body={"Items": dict(items)})
+
+    def remove_variable(self, path: str) -> None:
+        """Remove a variable; one that is not there is no error."""
+        self._answer("delete", "var", *path.split("/"))
 
     # -- the cluster -------------------------------------------------------------------------------------------
 
@@ -196,12 +236,15 @@ class Api:
         query: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
         through: Any = None,
+        seconds: float | None = None,
     ) -> requests.Response:
-        give_up = time.monotonic() + CALL_SECONDS
+        limit = CALL_SECONDS if seconds is None else seconds
+        give_up = time.monotonic() + limit
+        timeout = (CONNECT_SECONDS, READ_SECONDS) if seconds is None else (seconds, seconds)
         pause, sent = _FIRST_PAUSE, False
         while True:
             try:
-                return self._send(method, path, query or {}, body, through, timeout=(CONNECT_SECONDS, READ_SECONDS))
+                return self._send(method, path, query or {}, body, through, timeout=timeout)
             except _Busy as error:
                 sent = True
                 failure = Unreachable(str(error))
@@ -246,7 +289,7 @@ class Api:
         except BaseNomadException as error:
             answered = error.nomad_resp
             if isinstance(answered, requests.Response):
-                raise self._refused(answered) from None
+                raise self._refused(answered, path[:1]) from None
             raise self._unanswered(answered) from error
         except requests.RequestException as error:
             # python-nomad wraps what goes wrong with a stream in an error of its own.
@@ -272,9 +315,14 @@ class Api:
             return Unreachable(f"{self.source} redirects; name the address that it leads to itself")
         return _Cut(words) if isinstance(error, requests.ConnectionError) else Unreachable(words)
 
-    def _refused(self, answer: requests.Response) -> ProviderError:
+    def _refused(self, answer: requests.Response, about: Sequence[str]) -> ProviderError:
         words = " ".join(answer.text[: 4 * _WORDS].split())[:_WORDS]
         status = answer.status_code
+        if tuple(about) == ("var",):
+            # What is said of a variable may hold what is in it.
+            if status == 409:
+                return Taken(int((_content(answer) or {}).get("ModifyIndex") or 0))
+            words = next((known for known in _HARMLESS if known in words), "")
         if status in (401, 403) or words.endswith("Permission denied"):
             return PermissionDenied(f"{words or 'refused'} ({self.source})")
         if _LOOKED_AT.match(words):

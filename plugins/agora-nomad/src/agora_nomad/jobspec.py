@@ -49,11 +49,17 @@ def check(spec: Spec, config: NomadConfig) -> None:
         raise InvalidRequest(f"command: the driver {driver} needs one")
     if (why := exact.unfit(spec.env)) is not None:
         raise InvalidRequest(why)
+    if (why := exact.unfit_secrets(_values(spec))) is not None:
+        raise InvalidRequest(why)
     if any(key.startswith(_RESERVED) for key in options.meta):
         raise InvalidRequest(f"options.meta: names under {_RESERVED!r} belong to Agora")
     if fixed := sorted(options.config.keys() & _FIXED_CONFIG):
         raise InvalidRequest(f"options.config.{fixed[0]}: the dispatch decides this one")
     _check_patch(options.job)
+
+
+def _values(spec: Spec) -> dict[str, str]:
+    return {name: value.get_secret_value() for name, value in spec.secrets.items()}
 
 
 def _check_patch(patch: Mapping[str, Any]) -> None:
@@ -117,21 +123,21 @@ def job(
         "Namespace": namespace,
         **{key: value for key, value in given.items() if value},
         "Meta": {**options.meta, **about},
-        "TaskGroups": [_group(spec, config, options)],
+        "TaskGroups": [_group(dispatch_id, spec, config, options)],
     }
     patched = merged(base, options.job)
     patched["Meta"] = {**(patched.get("Meta") or {}), **names.marks(dispatch_id, installation, spec.digest())}
     tasks = patched["TaskGroups"][0]["Tasks"]
     main = next(task for task in tasks if task["Name"] == names.TASK)
-    own = base["TaskGroups"][0]["Tasks"][0].get("Templates") or []
-    if own and own[0] not in (main.get("Templates") or []):
-        main["Templates"] = [*(main.get("Templates") or []), *own]
+    theirs = main.get("Templates") or []
+    if ours := [one for one in base["TaskGroups"][0]["Tasks"][0].get("Templates") or [] if one not in theirs]:
+        main["Templates"] = [*theirs, *ours]
     if len(tasks) > 1:
         main["Leader"] = True
     return patched
 
 
-def _group(spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, Any]:
+def _group(dispatch_id: str, spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, Any]:
     return {
         "Name": names.TASK,
         "Count": 1,
@@ -139,12 +145,13 @@ def _group(spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, 
         "ReschedulePolicy": {"Attempts": 0, "Unlimited": False},
         "Disconnect": {"LostAfter": LOST_AFTER * _SECOND, "Replace": False, "Reconcile": "keep_original"},
         "MaxRunDuration": (spec.timeout + BACKSTOP) * _SECOND,
-        "Tasks": [_task(spec, config, options)],
+        "Tasks": [_task(dispatch_id, spec, config, options)],
     }
 
 
-def _task(spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, Any]:
+def _task(dispatch_id: str, spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, Any]:
     direct, template = exact.environment(spec.env)
+    hidden = exact.hidden(names.secrets_path(dispatch_id)) if spec.secrets else None
     task: dict[str, Any] = {
         "Name": names.TASK,
         "Driver": options.driver or config.driver,
@@ -155,7 +162,7 @@ def _task(spec: Spec, config: NomadConfig, options: NomadOptions) -> dict[str, A
     }
     optional = {
         "Env": direct,
-        "Templates": [template] if template else [],
+        "Templates": [one for one in (template, hidden) if one],
         "User": options.user,
         "Vault": _vault(options.vault),
         "Consul": _consul(options.consul),

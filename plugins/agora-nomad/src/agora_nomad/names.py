@@ -16,10 +16,24 @@ NAME = "agora.name"
 #: The group and the task of the workload.
 TASK = "main"
 
+#: Where the variables of all dispatches are.
+VARIABLES = "nomad/jobs/agora-"
+
 
 def job_id(dispatch_id: str) -> str:
     """Return the id of the job: the idempotency key."""
     return f"agora-{dispatch_id}"
+
+
+def secrets_path(dispatch_id: str) -> str:
+    """Return the path of the variable that only the task of a dispatch reads."""
+    return f"nomad/jobs/{job_id(dispatch_id)}/{TASK}/{TASK}"
+
+
+def dispatch_of(path: str) -> str | None:
+    """Return the dispatch whose secrets a path names; null for any other path."""
+    id = path.removeprefix(VARIABLES).removesuffix(f"/{TASK}/{TASK}")
+    return id if path == secrets_path(id) else None
 
 
 def marks(dispatch_id: str, installation: str, digest: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,10 @@ from agora_nomad.config import NomadConfig
 from agora_nomad.connect import connect
 from agora_nomad.grace import Cap
 from agora_nomad.identity import Identity
+from agora_nomad.secrets import Secrets
 from agora_nomad.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 #: The nodes are asked for again after this time, in seconds.
 _NODES_SECONDS = 60.0
@@ -36,6 +40,7 @@ class _Parts:
     copies: Copies
     cap: Cap
     identity: Identity
+    secrets: Secrets
 
 
 class NomadProvider:
@@ -64,7 +69,8 @@ class NomadProvider:
             if self._parts is None:
                 api = Api(connect(self._target, self._config))
                 cap = Cap(api, self._config.max_grace)
-                self._parts = _Parts(api, Cluster(api), Copies(api), cap, Identity(api, self._proof))
+                identity, secrets = Identity(api, self._proof), Secrets(api, self._installation)
+                self._parts = _Parts(api, Cluster(api), Copies(api), cap, identity, secrets)
             return self._parts
 
     @hookimpl
@@ -99,8 +105,8 @@ class NomadProvider:
 
     @hookimpl
     def stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
-        """Deregister the job; Nomad keeps no cause of a stop, so it stands in the store alone."""
-        receipt = stopping.stop(self._made.cluster, self._made.cap, self._mine(handle), grace)
+        """Deregister the job, and leave the cause beside it as a scaling event, since a stop itself has no place."""
+        receipt = stopping.stop(self._made.cluster, self._made.cap, self._mine(handle), grace, cause)
         return self._proven(handle, receipt)
 
     @hookimpl
@@ -139,7 +145,7 @@ class NomadProvider:
 
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:
-        """List the jobs of an installation."""
+        """List the jobs of an installation, and the secrets that it has left without a job."""
         made = self._made
         backend = made.identity.backend(fresh=True)
         filter = f'Meta["{names.INSTALLATION}"] == {quoted(installation)}'
@@ -147,10 +153,12 @@ class NomadProvider:
         refs = [Ref(names.meta(job, names.DISPATCH) or "", installation, job["CreateIndex"]) for job in jobs]
         kept = [(ref, job) for ref, job in zip(refs, jobs, strict=True) if ref.owns(job) and ref.job == job["ID"]]
         looks = made.cluster.look_at_all([ref for ref, _ in kept]) if kept else []
-        return [
+        owned = [
             self._owned(ref, ref.handle(backend, made.api, made.identity.keys), job, look)
             for (ref, job), look in zip(kept, looks, strict=True)
         ]
+        left = made.secrets.leftovers(installation, {ref.id for ref, _ in kept})
+        return [*owned, *(self._left(Ref(id, installation, 0), at, backend) for id, at in left.items())]
 
     @hookimpl
     def watch(self, sink: WatchSink) -> None:
@@ -174,13 +182,23 @@ class NomadProvider:
 
     @hookimpl
     def release(self, handle: Handle) -> None:
-        """Remove the record of a job that has ended, and with it the fence against another of its id."""
+        """Remove the record of a job that has ended, and with it the fence against another of its id; secrets first."""
         ref = self._mine(handle)
         seen = self._made.cluster.look(ref)
         if not is_over(seen):
             raise ProviderError(f"{handle.id} has not ended", sent=False, retryable=True)
+        try:
+            self._made.secrets.remove(handle.id, ref.installation)
+        except PermissionDenied as error:
+            # A token without the right has written none.
+            logger.debug("whether %s has left secrets was not seen: %s", handle.id, error)
         if seen.job is not None:
             self._made.api.deregister(ref.job, purge=True)
+
+    @hookimpl
+    def remove_secrets(self, id: str) -> None:
+        """Remove the variable of a dispatch that has ended."""
+        self._made.secrets.remove(check_dispatch_id(id))
 
     @hookimpl
     def close(self) -> None:
@@ -231,6 +249,12 @@ class NomadProvider:
         except Unreachable as error:
             return Observation(phase=Phase.RUNNING, reachable=False, reason="another_backend", message=str(error))
         return seen
+
+    def _left(self, ref: Ref, made_at: datetime, backend: str) -> Owned:
+        """Describe secrets without a job: over, unless an allocation of a job that was purged says otherwise."""
+        handle = ref.handle(backend, self._made.api, self._made.identity.keys)
+        over = is_over(self._made.cluster.look(ref))
+        return Owned(handle=handle, installation=ref.installation, created_at=made_at, ended=over)
 
     def _owned(self, ref: Ref, handle: Handle, job: Item, look: Seen) -> Owned:
         # A stop counts as a submission, so the first allocation may be older than the job's own time.

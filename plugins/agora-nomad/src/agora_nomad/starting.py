@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
-from agora.errors import DispatchConflict, ProviderError, SubmitRefused, Unreachable
+from agora.errors import DispatchConflict, ProviderError, StopRequested, SubmitRefused, Unreachable
 from agora.hookspecs import Check
 from agora.model.spec import Spec
 
 from agora_nomad import jobspec, names
 from agora_nomad.api import Api, Refusal
 from agora_nomad.config import NomadConfig
+from agora_nomad.secrets import Secrets
+
+logger = logging.getLogger(__name__)
 
 #: The answer to `EnforceIndex` with index 0 where the id is taken; its status is 500.
 TAKEN = "Enforcing job modify index 0"
@@ -32,6 +37,29 @@ def start(
         StopRequested: a stop was requested before.
     """
     job = jobspec.job(dispatch_id, installation, spec, config, namespace=api.namespace, region=api.region)
+
+    def recorded() -> dict[str, Any] | None:
+        check()
+        found = api.job(job["ID"])
+        if found is not None:
+            _same(dispatch_id, installation, spec, found)
+        return found
+
+    if not spec.secrets:
+        return _register(api, job, recorded, check)
+    secrets = Secrets(api, installation)
+    if (found := secrets.write(dispatch_id, spec, recorded)) is not None:
+        return found
+    try:
+        return _register(api, job, recorded, check)
+    except (StopRequested, SubmitRefused):
+        _forget(api, secrets, dispatch_id)
+        raise
+
+
+def _register(
+    api: Api, job: dict[str, Any], recorded: Callable[[], dict[str, Any] | None], check: Check
+) -> dict[str, Any]:
     for _ in range(_RETRIES):
         check()
         try:
@@ -42,12 +70,20 @@ def start(
         else:
             # A new job is made and modified at the same index.
             return {**job, "CreateIndex": answer["JobModifyIndex"]}
-        found = api.job(job["ID"])
-        if found is not None:
-            _same(dispatch_id, installation, spec, found)
+        if (found := recorded()) is not None:
             return found
         time.sleep(_PAUSE)  # it was removed between the two answers
-    raise Unreachable(f"the job of {dispatch_id} is there and not there")
+    raise Unreachable(f"the job {job['ID']} is there and not there")
+
+
+def _forget(api: Api, secrets: Secrets, dispatch_id: str) -> None:
+    """Remove the secrets of what will never start, unless an earlier attempt has made its job all the same."""
+    try:
+        if api.job(names.job_id(dispatch_id)) is None:
+            secrets.remove(dispatch_id)
+    except ProviderError as error:
+        # Whoever looks after the dispatch removes them, as after every end.
+        logger.warning("the secrets of %s are still on the cluster: %s", dispatch_id, error)
 
 
 def _same(dispatch_id: str, installation: str, spec: Spec, found: dict[str, Any]) -> None:

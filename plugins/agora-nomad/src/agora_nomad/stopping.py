@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 from agora.errors import PermissionDenied, ProviderError, Unreachable
+from agora.model.cause import Cause
 from agora.model.observation import Phase, ReceiptKind, StopReceipt
 
 from agora_nomad import names, story
@@ -10,9 +13,15 @@ from agora_nomad.api import Refusal
 from agora_nomad.cluster import Cluster, Item, Ref, Seen
 from agora_nomad.grace import Cap
 
+logger = logging.getLogger(__name__)
 
-def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
-    """Deregister the job, without a purge.
+#: Seconds for the cause: a stop has ten, and its calls may need them.
+REMARK_SECONDS = 1.0
+_WORDS = 500
+
+
+def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int, cause: Cause) -> StopReceipt:
+    """Deregister the job, without a purge, and leave the cause beside it.
 
     The grace was set when the task was started: another one is told in `effective_grace`, and a longer one as
     `degraded`.
@@ -27,10 +36,23 @@ def stop(cluster: Cluster, cap: Cap, ref: Ref, grace: int) -> StopReceipt:
         if (receipt := _over(seen)) is None:
             raise Unreachable(f"the cluster shows the job of {ref.id} and does not know it")
         return receipt
+    if not already:
+        _remark(cluster, ref, cause)
     effective = _effective(cap, seen)
     degraded = ("grace",) if effective is not None and effective < grace else ()
     kind = ReceiptKind.ALREADY_STOPPING if already else ReceiptKind.SIGNALLED
     return StopReceipt(kind=kind, effective_grace=effective, degraded=degraded)
+
+
+def _remark(cluster: Cluster, ref: Ref, cause: Cause) -> None:
+    """Say beside the job who stopped it and why; the stop is on its way, and holds without it."""
+    said = {"actor": cause.actor, "via": cause.via.value, "reason": cause.reason, "policy": cause.policy}
+    about = {f"agora.{name}": value[:_WORDS] for name, value in said.items() if value}
+    about["agora.request_id"] = cause.request_id
+    try:
+        cluster.api.remark(ref.job, names.TASK, cause.summary(_WORDS), about, REMARK_SECONDS)
+    except ProviderError as error:
+        logger.info("the cause of the stop of %s stands in the store alone: %s", ref.id, error)
 
 
 def kill(cluster: Cluster, cap: Cap, ref: Ref) -> StopReceipt:
