@@ -106,9 +106,15 @@ class Ecs:
         return dict(self.task(arn)["containers"][0])
 
     def reaches(self, arn: str, status: str) -> Object:
-        """Wait for a status and return the task."""
-        self.until(lambda: self.task(arn)["lastStatus"] == status)
-        return self.task(arn)
+        """Wait for a status that lasts, and return the task as it was then."""
+        seen: list[Object] = []
+
+        def there() -> bool:
+            seen[:] = [self.task(arn)]
+            return bool(seen[0]["lastStatus"] == status)
+
+        self.until(there)
+        return seen[0]
 
     def output(self, arn: str, container: str = "main") -> list[str]:
         """Return the lines of a container that can be read by now."""

@@ -67,6 +67,10 @@ class Control:
         """Return when SIGTERM was sent to the containers of the chosen tasks."""
         return sorted(at for container in self._containers(selector) for at in container.terms)
 
+    def history(self, selector: str) -> list[Object]:
+        """Return how the chosen tasks looked, from their first moment."""
+        return [look for task in self.tasks(selector) for _, look in task.history]
+
     def interrupt(self, selector: str, code: str) -> None:
         """End the chosen tasks as AWS does.
 

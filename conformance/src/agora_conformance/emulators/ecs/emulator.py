@@ -211,6 +211,11 @@ class EcsEmulator:
         found: list[float] = self._on_loop(lambda: self._control.terms(task))
         return found
 
+    def history(self, task: str) -> list[Object]:
+        """Return how the chosen tasks looked, one after another: what a reader who misses nothing has seen."""
+        found: list[Object] = self._on_loop(lambda: self._control.history(task))
+        return found
+
     def populate(self, count: int, request: Object) -> list[str]:
         """Add RUNNING tasks that have no processes, past every limit, and return their ARNs.
 

@@ -299,7 +299,9 @@ class Worker:
         """Note how every container ended."""
         ends = [(await one.process.wait()).at for one in self.task.containers if one.process is not None]
         if ends or self.task.phantom:
-            self.task.times["executionStoppedAt"] = self.account.clock.now(max(ends, default=None))
+            over = self.account.clock.now(max(ends, default=None))
+            # What ends while the others are still being started does so before the task counts as started.
+            self.task.times["executionStoppedAt"] = max(over, self.task.times.get("startedAt", over))
         for one in self.task.containers:
             await self._close(one)
 
