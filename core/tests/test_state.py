@@ -714,6 +714,21 @@ def test_no_exit_code_decides_who_ended_it(code: int) -> None:
     assert proven.state is by_itself.state
 
 
+def test_a_first_request_of_whoever_sends_at_once_begins_the_first_attempt() -> None:
+    claimed = facts.CancelAsked(CAUSE, claim=LEASE)
+    in_one, events = told(new_entry(), *RUNNING, claimed)
+    in_two, twice = told(new_entry(), *RUNNING, facts.CancelAsked(CAUSE), *SENT)
+    assert (in_one, events) == (in_two, twice)
+    forced, _ = told(new_entry(), *RUNNING, facts.CancelAsked(CAUSE, force=True, claim=LEASE))
+    assert forced.attempt is not None
+    assert (forced.attempt.kind, forced.attempts) == ("kill", 1)
+    unknown, _ = told(new_entry(), facts.SubmitBegan(LEASE), claimed)
+    assert (unknown.state, unknown.attempt) == (State.STOPPING, None), "there is nothing to send it to"
+    later = facts.CancelAsked(CAUSE, force=True, claim=Lease(owner="p2", until=LEASE.until))
+    for before in (in_one, told(in_one, TAKEN)[0]):
+        assert told(before, later)[0].attempt == before.attempt, "a later request takes no claim"
+
+
 def test_an_end_seen_while_an_attempt_is_unanswered_is_held_until_it_is_answered() -> None:
     sending, _ = told(new_entry(), *RUNNING, facts.CancelAsked(CAUSE), *SENT)
     held, events = told(sending, facts.Seen(EXITED))

@@ -627,3 +627,23 @@ def test_a_damaged_record_is_named_and_hides_no_other(
 
     run(work())
     assert "dispatch d1 cannot be read" in caplog.text
+
+
+def test_a_request_claims_the_stop_of_what_has_nothing_below_it(store: Store, make_entry: Make, run: Run) -> None:
+    async def scenario() -> None:
+        await store.create(make_entry("alone"))
+        await store.create(make_entry("above"))
+        for id in ("alone", "above"):
+            await store.apply(id, *started(id))
+        await store.create(make_entry("below", parent="above"))
+        await store.apply("below", *started("below"))
+        claim = lease()
+        for id in ("alone", "above"):
+            await store.request(id, CancelAsked(CAUSE, claim=claim))
+        attempts = {id: (await store.read(id)).attempt for id in ("alone", "above", "below")}
+        assert attempts["alone"] is not None
+        assert attempts["alone"].lease == claim
+        assert (attempts["above"], attempts["below"]) == (None, None), "what is below is sent its stop first"
+        assert (await store.read("below")).state is State.STOPPING
+
+    run(scenario())

@@ -93,12 +93,21 @@ class Canceller:
         try:
             claims = (await self._core.targets.provider_of(entry)).capabilities
         except ConfigError:
-            return CancelAsked(cause, grace, force, shorten=False, force_kill=False)
-        return CancelAsked(cause, grace, force, shorten=claims.has("shorten"), force_kill=claims.has("force_kill"))
+            return CancelAsked(cause, grace, force, shorten=False, force_kill=False, claim=self._core.lease())
+        return CancelAsked(
+            cause,
+            grace,
+            force,
+            shorten=claims.has("shorten"),
+            force_kill=claims.has("force_kill"),
+            claim=self._core.lease(),
+        )
 
     async def _sent(self, after: Entry, outcome: Outcome, until: datetime) -> Entry:
         """Make the first attempt, or the kill that a force asks for, unless somebody else does."""
-        if outcome in _WAITING and after.live and after.accepted_at is None:
+        if outcome is Outcome.STOPPING and after.attempt is not None:
+            after = await self._deliverer.send_claimed(after, after.attempt, until)
+        elif outcome in _WAITING and after.live and after.accepted_at is None:
             after = await self._deliverer.deliver(after, until)
         left = (until - self._core.store.now()).total_seconds()
         due = after.stop_by is not None and after.stop_by <= self._core.store.now() and not after.kill_accepted

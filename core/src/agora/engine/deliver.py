@@ -13,7 +13,7 @@ from agora.engine.targets import STOP_SECONDS, Target
 from agora.errors import AgoraError, StoreError
 from agora.model.cause import Cause, Via
 from agora.model.observation import ReceiptKind, StopReceipt
-from agora.model.record import Entry, Failure, State
+from agora.model.record import Attempt, Entry, Failure, State
 from agora.state import AttemptAnswered, AttemptBegan, Fact, LookFailed, Seen
 from agora.store import Applied
 
@@ -55,13 +55,30 @@ class Deliverer:
                 claimed = entry.attempt is not None and entry.attempt.lease.until > now
                 submitting = entry.submitter is not None and entry.submitter.until > now
                 if entry.handle is not None and not claimed:
-                    left = max(SHORTEST_ATTEMPT, (until - now).total_seconds())
-                    if (applied := await self.attempt(entry, seconds=min(STOP_SECONDS, left))) is not None:
+                    if (applied := await self.attempt(entry, seconds=_left(until, now))) is not None:
                         return applied.entry
                 elif entry.handle is None and not submitting and await self._lost(entry):
                     return await store.read(entry.id)
                 await ear.wait(min(1.0, (until - now).total_seconds()))
         return await store.read(entry.id)
+
+    async def send_claimed(self, entry: Entry, attempt: Attempt, until: datetime) -> Entry:
+        """Send the attempt that was claimed in the transaction of its request.
+
+        Parameters:
+            entry: a dispatch with a recorded request.
+            attempt: ours.
+            until: as for `deliver`.
+        Returns:
+            the entry as stored with the answer.
+        """
+        core = self._core
+        try:
+            target = await core.targets.of(entry)
+        except AgoraError as error:
+            return (await self._not_sent(entry, attempt.number, error)).entry
+        seconds = _left(until, core.store.now())
+        return (await self.send(entry, attempt.number, attempt.kind, target, seconds)).entry
 
     async def _lost(self, entry: Entry) -> bool:
         """Look for a workload that nobody is starting any more; true where a supervisor has to go on."""
@@ -92,14 +109,16 @@ class Deliverer:
             applied = await core.apply(entry, AttemptBegan(kind or "stop", core.lease()), durable=True)
             if applied.answer is None:
                 return None
-            return await core.apply(
-                entry, AttemptAnswered(applied.answer, failure=failure_of(error), sent=False), durable=True
-            )
+            return await self._not_sent(entry, applied.answer, error)
         chosen: Kind = kind or ("kill" if entry.force else "stop")
         applied = await core.apply(entry, *before, AttemptBegan(chosen, core.lease()), durable=True)
         if applied.answer is None:
             return None
         return await self.send(applied.entry, applied.answer, chosen, target, seconds)
+
+    async def _not_sent(self, entry: Entry, number: int, error: AgoraError) -> Applied:
+        answer = AttemptAnswered(number, failure=failure_of(error), sent=False)
+        return await self._core.apply(entry, answer, durable=True)
 
     async def send(self, entry: Entry, number: int, kind: Kind, target: Target, seconds: float) -> Applied:
         """Send a claimed attempt and write its answer."""
@@ -145,3 +164,8 @@ class Deliverer:
     def _settling(self, entry: Entry, settle_time: float) -> bool:
         since = entry.submitted_at or entry.requested_at
         return (self._core.store.now() - since).total_seconds() < settle_time
+
+
+def _left(until: datetime, now: datetime) -> float:
+    """Return how many seconds an attempt may take."""
+    return min(STOP_SECONDS, max(SHORTEST_ATTEMPT, (until - now).total_seconds()))

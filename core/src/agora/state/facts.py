@@ -115,6 +115,7 @@ class CancelAsked:
     Parameters:
         shorten: the target can bring the kill forward.
         force_kill: the target can kill without grace.
+        claim: of whoever sends the stop at once; where this is the first request, it begins the first attempt.
     """
 
     cause: Cause
@@ -122,6 +123,7 @@ class CancelAsked:
     force: bool = False
     shorten: bool = True
     force_kill: bool = True
+    claim: Lease | None = None
 
 
 @dataclass(frozen=True)

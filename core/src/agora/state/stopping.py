@@ -50,6 +50,8 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         draft.set(delivered=None)
         end(draft, stopped_state(draft.entry), confirmed=True, reason="never_submitted")
         return Outcome.CANCELLED
+    if fact.claim is not None:
+        attempt_began(draft, facts.AttemptBegan("kill" if fact.force else "stop", fact.claim))
     return Outcome.STOPPING
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -170,7 +170,9 @@ class Store:
         from agora.state import below
 
         def job(connection: sqlite3.Connection) -> tuple[Applied, list[Applied]]:
-            first = self._applied(connection, id, (asked,))
+            # Those below are sent theirs first, which nobody is to do with a claim in hand.
+            children = any(rows.queries().live_children(connection, parent=id))
+            first = self._applied(connection, id, (replace(asked, claim=None) if children else asked,))
             inherited = below(asked, id)
             done: dict[str, Applied | None] = {id: first}
             waiting = [id] if first.answer in (Outcome.STOPPING, Outcome.CANCELLED) else []
