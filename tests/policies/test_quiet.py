@@ -248,7 +248,8 @@ async def test_a_policy_that_nobody_could_carry_out_is_refused(agora: AgoraClien
     relative = {"AGORA_WORKER_EVENTS": "events.jsonl" if where["target"] == "local" else "/tmp/events.jsonl"}
     with pytest.raises(InvalidRequest, match=r"nobody here could read .*events\.jsonl"):
         await agora.dispatch(command=command, heartbeat_timeout=5, env=relative, **where)
-    for fields in ({"heartbeat_timeout": 1}, {"silence_timeout": 0}):
+    wrong: list[dict[str, Any]] = [{"heartbeat_timeout": 1}, {"silence_timeout": 0}]
+    for fields in wrong:
         with pytest.raises(InvalidRequest, match="greater than or equal to 2"):
             await agora.dispatch(command=command, **fields, **where)
     assert await agora.list() == []

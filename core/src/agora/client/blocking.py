@@ -277,6 +277,10 @@ class BlockingClient:
         """Yield events."""
         return self._iterate(self._client.events(id, follow=follow, after=after))
 
+    def hear(self, event: bytes) -> bool:
+        """Take in an event of a worker that came by its `AGORA_WORKER_URL` or `AGORA_WORKER_REDIS`."""
+        return self._call(partial(self._client.hear, event))
+
     def logs(
         self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
     ) -> Iterator[LogChunk]:

@@ -285,6 +285,19 @@ class AgoraClient(Combinators):
         """
         return follow_events(self._opened, id, follow, after)
 
+    async def hear(self, event: bytes) -> bool:
+        """Take in an event of a worker that came by its `AGORA_WORKER_URL` or `AGORA_WORKER_REDIS`.
+
+        Parameters:
+            event: as the worker sent it, JSON.
+        Returns:
+            whether it is new.
+        Raises:
+            InvalidRequest: it is no event of a worker.
+            DispatchNotFound: there is no such dispatch.
+        """
+        return await self._opened.engine.listener.take(event)
+
     def logs(
         self, id: str, *, follow: bool = False, since: datetime | None = None, tail: int | None = None
     ) -> AsyncIterator[LogChunk]:

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agora.engine.core import Core
 from agora.engine.event_file import file_of, marks_in
 from agora.engine.targets import Target
-from agora.errors import AgoraError, Unreachable
+from agora.errors import AgoraError, InvalidRequest, Unreachable
 from agora.model.events import EventType
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, State
-from agora.state import WorkerSaid
+from agora.state import WORKER_TYPES, WorkerSaid
 from agora.worker.marks import Sieve
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,21 @@ class Listener:
                 await self._core.apply(entry, *facts)
         except AgoraError as error:
             logger.warning("dispatch %s: what its worker said could not be written down: %s", id, error)
+
+    async def take(self, event: bytes) -> bool:
+        """Write down an event that came another way; see `AgoraClient.hear`."""
+        try:
+            said = _Mark.model_validate_json(event)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidRequest(f"no event of a worker: {where or 'JSON'}: {first['msg']}") from None
+        if said.type not in WORKER_TYPES:
+            raise InvalidRequest(f"no event of a worker: {said.type.value} is for Agora itself to say")
+        entry = await self._core.store.read(said.subject)
+        facts = facts_of(entry, [event])
+        applied = await self._core.apply(entry, *facts) if facts else None
+        return applied is not None and applied.entry.version > entry.version
 
     async def drain(self, entry: Entry, target: Target, seconds: float = DRAIN_SECONDS) -> None:
         """Read the last words of a workload that was asked to stop and has ended; for at most two seconds.

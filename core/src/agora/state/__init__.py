@@ -27,11 +27,12 @@ from agora.state.facts import (
     SubmitUnknown,
     WorkerSaid,
 )
-from agora.state.machine import ALLOWED, Change, apply
+from agora.state.machine import ALLOWED, WORKER_TYPES, Change, apply
 from agora.state.stopping import below
 
 __all__ = [
     "ALLOWED",
+    "WORKER_TYPES",
     "Abandoned",
     "Absent",
     "AttemptAnswered",

@@ -12,10 +12,10 @@ from agora.state import facts, looking, quiet, stopping, submit
 from agora.state.draft import ALLOWED, Change, Draft, EventDraft
 from agora.state.ends import end, stopped_state
 
-__all__ = ["ALLOWED", "Change", "EventDraft", "apply"]
+__all__ = ["ALLOWED", "WORKER_TYPES", "Change", "EventDraft", "apply"]
 
 #: A worker speaks only for itself.
-_WORKER_TYPES = (EventType.CANCELLED, EventType.PROGRESS, EventType.HEARTBEAT)
+WORKER_TYPES = (EventType.CANCELLED, EventType.PROGRESS, EventType.HEARTBEAT)
 #: Of one process of a workload: a heartbeat every 10 s of the longest timeout.
 MAX_WORKER_EVENTS = 10_000
 #: Processes of one workload whose events are told apart; of more, those heard of longest ago are forgotten.
@@ -84,7 +84,7 @@ def _secrets_kept(draft: Draft, fact: facts.SecretsKept) -> bool:
 
 def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
     entry = draft.entry
-    if fact.type not in _WORKER_TYPES:
+    if fact.type not in WORKER_TYPES:
         draft.note("refused_worker_event", event=fact.type.value)
         return False
     if fact.source:
