@@ -98,6 +98,28 @@ def test_a_dispatch_whose_caller_was_cancelled_is_looked_after_all_the_same(
     run(work())
 
 
+def test_a_group_that_is_left_while_a_member_is_being_started_takes_it_along(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run
+) -> None:
+    async def work() -> None:
+        paper.SILENT.add("dispatch")
+        async with AgoraClient(home, settings=paper_settings()) as client:
+            joining = asyncio.create_task(client.join_all_settled([{"command": ["true"], "id": "d1"}]))
+            async with client._opened.store.pulse.listen() as ear:
+                while [record.state for record in await client.list()] != [State.SUBMITTED]:
+                    assert await ear.wait(10)
+                joining.cancel()
+                while (record := await client.get("d1", refresh=False)).state is not State.STOPPING:
+                    assert await ear.wait(10)
+            assert record.cause is not None
+            assert record.cause.policy == "owner_gone"
+            paper.RELEASE.set()
+            with pytest.raises(asyncio.CancelledError):
+                await joining
+
+    run(work())
+
+
 def test_that_no_supervisor_can_be_started_is_on_the_record_and_loses_no_dispatch(
     paper: Any, paper_settings: MakeSettings, home: Path, run: Run
 ) -> None:

@@ -88,7 +88,7 @@ class Members:
             if failures:
                 raise failures[0]
         except BaseException:
-            await self._cancel_mine()
+            await self._leave()
             raise
         self._tasks.start_soon(self._look_after)
         return self
@@ -96,15 +96,11 @@ class Members:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._scope.cancel()
-        self._send.close()
-        self._receive.close()
-        if kind is not None:
-            await self._cancel_mine()
+        await self._leave(cancel=kind is not None)
 
     async def _begin(self, number: int, one: Wanted) -> None:
         if one.spec is not None:
-            entry = await self._dispatcher.dispatch(one.spec, one.target, one.id, one.parent, owned=True)
+            entry = await self._dispatcher.dispatch(one.spec, one.target, one.id, one.parent, owned=self._mine)
         else:
             entry = await self._store.read(str(one.id))
         self._ids[number] = entry.id
@@ -112,7 +108,12 @@ class Members:
             self._mine.add(entry.id)
             await self._store.apply(entry.id, OwnerKept(self._dispatcher.ownership()))
 
-    async def _cancel_mine(self) -> None:
+    async def _leave(self, *, cancel: bool = True) -> None:
+        self._scope.cancel()
+        self._send.close()
+        self._receive.close()
+        if not cancel:
+            return
         with anyio.move_on_after(LEAVE_SECONDS, shield=True):
             async with anyio.create_task_group() as tasks:
                 for id in self._mine - self._ended:

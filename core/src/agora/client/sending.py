@@ -73,19 +73,22 @@ class Dispatcher:
         return Lease(owner=core.owner, until=core.store.now() + timedelta(seconds=OWNER_SECONDS))
 
     async def dispatch(
-        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, owned: bool = False
+        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, owned: set[str] | None = None
     ) -> Entry:
         """Start a workload; see `AgoraClient.dispatch`.
 
         Parameters:
-            owned: cancel it when this process dies.
+            owned: where its id goes as soon as it is on record, for who cancels it when they leave; it is cancelled
+                when this process dies.
         """
         engine = self._engine
         if "timeout" not in spec.model_fields_set:
             spec = spec.model_copy(update={"timeout": min(spec.timeout, engine.settings.timeout_cap)})
         above = await self._parent() if parent is None else parent
-        claim = self.ownership() if owned else None
+        claim = None if owned is None else self.ownership()
         entry, where, new = await engine.record(spec, target, id, parent=above or None, owned=claim)
+        if owned is not None:
+            owned.add(entry.id)
         if new:
             return await self._sent(entry, spec, where)
         if entry.live:
