@@ -5,6 +5,11 @@ from pathlib import Path
 
 import backends  # from scripts/, by the pythonpath setting
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine and what else it does than of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

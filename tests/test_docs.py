@@ -301,7 +301,7 @@ def test_the_state_directory_holds_what_the_page_says() -> None:
         handle.cancel(reason="only to see the files", force=True)
         handle.wait()
         home = Path(os.environ["AGORA_HOME"])
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not (home / "supervisor.lock").exists() and time.monotonic() < until:
             time.sleep(0.02)  # the supervisor has been started; it makes its lock when it runs
         found = {path.name for path in home.iterdir()}

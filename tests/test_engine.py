@@ -41,7 +41,7 @@ class Machine:
         monkeypatch.setattr(backends, "SYSTEM_PATH", f"{folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin")
         monkeypatch.setattr(engine, "LOG", self.log)
         monkeypatch.setattr(engine, "RUN", folder)
-        monkeypatch.setattr(engine, "START_SECONDS", 5)
+        monkeypatch.setattr(engine, "START_SECONDS", 40)
         monkeypatch.setattr(backends, "DOCKER_PROGRAMS", {"dockerd": "docker.io"})
         monkeypatch.setattr(engine, "_has_systemd", lambda: False)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -63,7 +63,7 @@ class Machine:
         while engine.started:
             process = engine.started.pop()
             process.kill()
-            process.wait(10)
+            process.wait(30)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_one_that_runs_and_does_not_answer_is_told_and_stays(
     process = subprocess.Popen([mute, "60"])
     try:
         (machine.folder / "docker.pid").write_text(str(process.pid))
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + 30
         while Path(f"/proc/{process.pid}/comm").read_text() != "dockerd\n":
             assert time.monotonic() < give_up
         with pytest.raises(engine.EngineMissing, match=f"dockerd runs as process {process.pid}"):

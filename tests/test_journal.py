@@ -38,7 +38,7 @@ def replay(events: list[Event]) -> tuple[State | None, dict[str, object]]:
 
 
 def agora(*arguments: str) -> list[dict[str, object]]:
-    done = subprocess.run([AGORA, *arguments, "--json"], check=True, capture_output=True, text=True, timeout=40)
+    done = subprocess.run([AGORA, *arguments, "--json"], check=True, capture_output=True, text=True, timeout=50)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -79,7 +79,7 @@ def test_a_wiped_store_still_finds_its_workloads_by_their_marks() -> None:
     finally:
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 90
     while {one["action"] for one in agora("reap", "--dry-run")} != {"would remove"}:
         assert time.monotonic() < limit, "the ends were never seen"
     removed = agora("reap")

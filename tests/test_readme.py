@@ -31,7 +31,7 @@ ROOT = setup_main.ROOT
 PAGES = ["README.md", "CONTRIBUTING.md"]
 WITH_CODE = ["README.md", "core/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 #: A program of a page, or a block of README, is done after so many seconds.
-PATIENCE = 50
+PATIENCE = 150
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def workloads(installation: str) -> list[str]:
 
 
 def eventually(question: Callable[[], bool]) -> bool:
-    """Ask until it is true, for at most 5 s."""
-    until = time.monotonic() + 5
+    """Ask until it is true, for at most 30 s."""
+    until = time.monotonic() + 30
     while not question():
         if time.monotonic() > until:
             return False
@@ -172,12 +172,12 @@ def containers(installation: str) -> Iterator[Callable[[str], str]]:
     def listed(form: str) -> str:
         mark = f"label=agora.installation={installation}"
         return subprocess.check_output(
-            ["docker", "ps", "-a", "--filter", mark, "--format", form], text=True, timeout=30
+            ["docker", "ps", "-a", "--filter", mark, "--format", form], text=True, timeout=60
         )
 
     yield listed
     if found := listed("{{.ID}}").split():
-        subprocess.run(["docker", "rm", "-f", "-v", *found], check=True, capture_output=True, timeout=30)
+        subprocess.run(["docker", "rm", "-f", "-v", *found], check=True, capture_output=True, timeout=60)
 
 
 @pytest.mark.backend("docker")

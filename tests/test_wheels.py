@@ -13,7 +13,7 @@ import setup_main
 
 ROOT = setup_main.ROOT
 PACKAGES = setup_main.package_directories()
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Environment:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
 
@@ -47,19 +47,19 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with our wheels, built by way of the source archives, and what they need."""
     directory = tmp_path_factory.mktemp("wheels")
     command: list[str | Path] = [ROOT / "scripts" / "wheels", "--sdist", "--offline", directory]
-    subprocess.run(command, stdin=subprocess.DEVNULL, timeout=170, check=True)
+    subprocess.run(command, stdin=subprocess.DEVNULL, timeout=500, check=True)
     return directory
 
 
 def install(directory: Path, wheels: Path, *names: str) -> Environment:
     """Make an environment from the wheels alone."""
     environment = Environment(directory / "venv", directory)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment.venv], timeout=60, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment.venv], timeout=150, check=True)
     # This machine's pip settings must not lead to other wheels.
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "--python", environment.venv]
     command: list[str | Path] = [*pip, "install", "--no-compile", "--no-index", "--find-links", wheels, *names]
-    subprocess.run(command, env=settings, stdin=subprocess.DEVNULL, timeout=120, check=True)
+    subprocess.run(command, env=settings, stdin=subprocess.DEVNULL, timeout=300, check=True)
     return environment
 
 

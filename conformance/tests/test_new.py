@@ -12,7 +12,7 @@ import pytest
 from agora_conformance.new import BadName, write
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_new_package_is_listed_and_fails(tmp_path: Path) -> None:
     package = write("my-cloud", tmp_path)
     site = tmp_path / "site"

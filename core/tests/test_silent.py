@@ -37,7 +37,7 @@ async def timed(name: str, work: Coroutine[Any, Any, Any]) -> tuple[str, float, 
 
 
 @pytest.mark.serial
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_every_verb_comes_back_in_time(paper: Any, paper_settings: MakeSettings, home: Path, run: Run) -> None:
     async def everything(values: Any) -> list[Any]:
         return [value async for value in values]
@@ -109,7 +109,7 @@ def test_a_start_without_a_sign_of_life_is_left_and_looked_for(
 
 
 @pytest.mark.serial
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_a_target_that_cannot_even_be_made_holds_up_no_cancel(
     paper: Any, paper_settings: MakeSettings, home: Path, run: Run
 ) -> None:
@@ -222,7 +222,7 @@ COMMANDS: dict[str, tuple[float, set[int]]] = {
 
 
 @pytest.mark.serial
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_every_command_comes_back_in_time_and_its_process_ends(
     paper: Any, paper_settings: MakeSettings, home: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -651,7 +651,7 @@ class Dispatches(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_whatever_is_told_in_whatever_order_the_contract_holds() -> None:
     run_state_machine_as_test(
         Dispatches,

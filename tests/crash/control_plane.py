@@ -12,12 +12,13 @@ from agora.cli import thread_is_stuck
 async def main(*words: str) -> None:
     """Do one thing, as a client would."""
     verb, id, *rest = words
+    grace = int(os.environ["CRASH_GRACE"])
     async with AgoraClient(supervisor=os.environ.get("CRASH_SUPERVISOR") == "yes", actor="crash") as client:
         match verb:
             case "dispatch":
-                await client.dispatch(id=id, command=rest, grace=5, timeout=60)
+                await client.dispatch(id=id, command=rest, grace=grace, timeout=600)
             case "run":
-                handle = await client.dispatch(id=id, command=rest, grace=5, timeout=60)
+                handle = await client.dispatch(id=id, command=rest, grace=grace, timeout=600)
                 await handle.wait()
             case "cancel":
                 options: dict[str, Any] = {"force": True} if "force" in rest else {}

@@ -11,7 +11,7 @@ from agora import AgoraClient, DispatchCancelled, EventType, Outcome, State
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SLOW = ["sleep", "600"]
 TARGETS = [
     pytest.param("local", marks=pytest.mark.backend("local")),
@@ -123,7 +123,7 @@ async def test_agent_cancel_idempotency(agora: AgoraClient, where: dict[str, Any
 
 
 async def test_agent_racing_tasks_select(agora: AgoraClient, where: dict[str, Any]) -> None:
-    members = [shell("exit 1", where), shell("exit 2", where), shell("sleep 1; exit 0", where)]
+    members = [shell("exit 1", where), shell("exit 2", where), shell("sleep 3; exit 0", where)]
     raced = await agora.race(members, key="select")
     assert raced.winner.id == "select-2", "failures are skipped"
     assert [record.exit_code for record in raced.losers] == [1, 2]

@@ -37,7 +37,7 @@ def anyio_backend() -> str:
 
 async def test_the_first_success_wins_and_the_losers_are_dead(client: Open) -> None:
     async with client() as agora:
-        raced = await agora.race([spec(sleeper()), spec(failing()), spec(sleeper(0.2)), spec(sleeper())])
+        raced = await agora.race([spec(sleeper()), spec(failing()), spec(sleeper(2)), spec(sleeper())])
         assert raced.winner.state is State.SUCCEEDED
         assert [record.state.value for record in raced.losers] == ["cancelled", "failed", "cancelled"]
         assert raced.cancelled == (raced.losers[0].id, raced.losers[2].id)
@@ -100,7 +100,7 @@ async def test_a_join_raises_at_once_with_id_and_cause_and_takes_its_members_alo
 
 async def test_a_join_gives_all_records_in_order_and_raises_for_a_failure(client: Open) -> None:
     async with client() as agora:
-        records = await agora.join_all([spec(sleeper(0.3)), spec(["true"])])
+        records = await agora.join_all([spec(sleeper(2)), spec(["true"])])
         assert [record.exit_code for record in records] == [0, 0]
         assert records[0].ended_at is not None
         assert records[1].ended_at is not None
@@ -111,7 +111,7 @@ async def test_a_join_gives_all_records_in_order_and_raises_for_a_failure(client
 
 async def test_what_has_not_ended_in_time_is_cancelled_and_dead(client: Open) -> None:
     async with client() as agora:
-        joined = await agora.join_all_with_timeout([spec(["true"]), spec(sleeper()), spec(sleeper())], 1.0)
+        joined = await agora.join_all_with_timeout([spec(["true"]), spec(sleeper()), spec(sleeper())], 5.0)
         assert [record.state for record in joined.completed] == [State.SUCCEEDED]
         assert [record.state for record in joined.cancelled] == [State.CANCELLED] * 2
         assert not any(alive(record) for record in joined.cancelled)
@@ -147,8 +147,11 @@ async def test_cancelling_who_waits_for_a_group_cancels_what_it_dispatched(clien
     async with client() as agora:
         handle = await agora.dispatch(**spec(sleeper()))
         for owned in (False, True):
-            with anyio.move_on_after(0.5):
-                await agora.join_all_settled([handle, spec(sleeper())], owned=owned)
+            with anyio.fail_after(30):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(partial(agora.join_all_settled, [handle, spec(sleeper())], owned=owned))
+                    await until(lambda: has(agora, 2))
+                    tasks.cancel_scope.cancel()
             live = {record.id for record in await agora.list(states=[State.RUNNING])}
             assert live == (set() if owned else {handle.id})
         assert (await handle.wait(confirmed=True, timeout=20)).cause is not None
@@ -158,7 +161,7 @@ OWNER = """
 import sys, anyio
 from agora import AgoraClient
 from agora.client import members, sending
-members.OWNER_SECONDS = sending.OWNER_SECONDS = 3.0
+members.OWNER_SECONDS = sending.OWNER_SECONDS = 6.0
 async def main():
     async with AgoraClient() as agora:
         await agora.race([{"command": ["sleep", "600"], "grace": 2}] * 2, key="crash")
@@ -173,7 +176,7 @@ def test_a_dead_owner_takes_its_members_along_by_the_background_supervisor() -> 
             patiently(lambda: len(agora.list(states=[State.RUNNING])) == 2)
             [first, _] = agora.list()
             begun = time.monotonic()
-            patiently(lambda: time.monotonic() - begun > 5)
+            patiently(lambda: time.monotonic() - begun > 8)
             assert agora.get(first.id).state is State.RUNNING, "the owner keeps its claim up"
     finally:
         owner.kill()
@@ -241,9 +244,12 @@ async def test_what_was_cancelled_is_never_tried_again(client: Open) -> None:
         assert [record.id for record in await agora.list()] == ["step-0"]
 
 
-def test_a_waiter_wakes_within_a_second_of_another_process_that_cancels() -> None:
+@pytest.mark.serial
+@pytest.mark.parametrize("early", [True, False])
+def test_a_waiter_wakes_within_a_second_of_another_process_that_cancels(early: bool) -> None:
+    took = []
     with BlockingClient() as agora:
-        for early in (True, False):
+        for _ in range(3):
             handle = agora.dispatch(**spec(sleeper()))
             command = [sys.executable, "-m", "agora", "cancel", handle.id, "--wait"]
             other = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -252,8 +258,9 @@ def test_a_waiter_wakes_within_a_second_of_another_process_that_cancels() -> Non
             begun = time.time()
             record = handle.wait(timeout=30)
             assert record.ended_at is not None
-            assert time.time() - max(begun, record.ended_at.timestamp()) < 1
+            took.append(time.time() - max(begun, record.ended_at.timestamp()))
             assert other.wait(30) == 0
+    assert sorted(took)[1] < 1, took
 
 
 KEYED = """
@@ -280,7 +287,7 @@ anyio.run(main)
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_same_call_after_a_crash_gives_the_same_answer() -> None:
     died = subprocess.run([sys.executable, "-c", KEYED, "die"], check=False, timeout=50, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -298,13 +305,13 @@ def test_the_same_call_after_a_crash_gives_the_same_answer() -> None:
 
 async def test_a_timeout_with_a_key_counts_from_the_first_call(client: Open) -> None:
     async with client() as agora:
-        with anyio.move_on_after(0.6):
-            await agora.join_all_with_timeout([spec(sleeper(), id="late-1")], 1.5, key="late")
+        with anyio.move_on_after(4):
+            await agora.join_all_with_timeout([spec(sleeper(), id="late-1")], 6, key="late")
         began = time.monotonic()
         handle = await agora.dispatch(**spec(sleeper()))
-        joined = await agora.join_all_with_timeout([handle], 1.5, key="late")
+        joined = await agora.join_all_with_timeout([handle], 6, key="late")
         assert [record.id for record in joined.cancelled] == [handle.id]
-        assert time.monotonic() - began < 1.4, "the clock was not started anew"
+        assert time.monotonic() - began < 6, "the clock was not started anew"
 
 
 def test_the_blocking_twin_races_and_lets_go() -> None:

@@ -155,7 +155,7 @@ def test_a_main_thread_that_never_looks_at_signals_is_ended_in_time(program: Sta
             print("ready", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10 ** 9)  # without the interpreter's lock, for minutes
         """,
-        AGORA_WORKER_GRACE="2",
+        AGORA_WORKER_GRACE="6",
     )
     one.says("ready")
     used = cpu_ticks(one.process.pid)
@@ -163,7 +163,7 @@ def test_a_main_thread_that_never_looks_at_signals_is_ended_in_time(program: Sta
     begun = time.monotonic()
     one.tell()
     assert one.ends() == 143
-    assert time.monotonic() - begun < 2, "it was not ended within its grace"
+    assert time.monotonic() - begun < 6, "it was not ended within its grace"
     (event,) = one.told("dispatch.cancelled")
     assert event["data"]["clean"] is False
 
@@ -183,13 +183,13 @@ def test_a_program_that_swallows_the_cancel_is_ended_and_told_as_unclean(program
                         print("swallowed", flush=True)
         asyncio.run(main())
         """,
-        AGORA_WORKER_GRACE="2",
+        AGORA_WORKER_GRACE="6",
     )
     one.says("ready")
     begun = time.monotonic()
     one.tell()
     assert one.ends() == 143
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 6
     assert "swallowed" in one.output
     assert [event["data"]["clean"] for event in one.told("dispatch.cancelled")] == [False]
 

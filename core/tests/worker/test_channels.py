@@ -261,12 +261,12 @@ def test_a_real_stream_takes_events(real: str) -> None:
 def test_a_server_that_hangs_costs_no_more_than_its_stage(program: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://:x@127.0.0.1:{silent.getsockname()[1]}/0/events"
-        one = program(TELL, AGORA_WORKER_REDIS=url, AGORA_WORKER_GRACE="4")
+        one = program(TELL, AGORA_WORKER_REDIS=url, AGORA_WORKER_GRACE="10")
         one.says("ready")
         begun = time.monotonic()
         one.tell()
         assert one.ends() == 143, one.errors()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
         assert len(one.told("dispatch.cancelled")) == 1, "it is in the output instead"
 
 

@@ -59,7 +59,7 @@ def test_what_comes_too_often_becomes_one_with_the_latest_word(program: Start) -
     one = program(TELL, COUNT="500", EVERY="30")
     begun = time.monotonic()
     assert one.ends() == 0, one.errors()
-    assert time.monotonic() - begun < 10, "the last word waited for its turn"
+    assert time.monotonic() - begun < 20, "the last word waited for its turn"
     progress = one.told("dispatch.progress")
     assert 1 <= len(progress) <= 2
     assert progress[-1]["data"] == {"done": 499, "total": 100, "step": "a"}
@@ -88,13 +88,13 @@ def test_what_the_control_plane_did_not_take_is_in_the_output(
     program: Start, control_plane: Callable[..., Any], answer: int | None
 ) -> None:
     plane = control_plane(answer)
-    one = program(TELL, AGORA_WORKER_URL=plane.url, AGORA_WORKER_GRACE="4", WAIT="1")
+    one = program(TELL, AGORA_WORKER_URL=plane.url, AGORA_WORKER_GRACE="10", WAIT="1")
     one.says("ready")
-    assert plane.asked.wait(10)
+    assert plane.asked.wait(30)
     begun = time.monotonic()
     one.tell()
     assert one.ends() == 143, one.errors()
-    assert time.monotonic() - begun < 3, "longer than the stage of the report"
+    assert time.monotonic() - begun < 8, "longer than the stage of the report"
     assert [event["type"] for event in one.events].count("dispatch.cancelled") == 1
     assert one.told("dispatch.progress")
 
@@ -120,13 +120,13 @@ def test_a_full_pipe_holds_up_nothing_and_the_event_is_in_the_spool(
             open({str(full)!r}, "w").close()
             time.sleep(60)
         """,
-        AGORA_WORKER_GRACE="3",
+        AGORA_WORKER_GRACE="10",
     )
     eventually(full.exists)
     begun = time.monotonic()
     one.tell()
-    assert one.process.wait(10) == 143
-    assert time.monotonic() - begun < 3
+    assert one.process.wait(30) == 143
+    assert time.monotonic() - begun < 8
     spool = tmp_path / "agora-worker-d1.jsonl"
     (line,) = spool.read_text().splitlines()
     assert json.loads(line)["type"] == "dispatch.cancelled"

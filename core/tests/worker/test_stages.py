@@ -1,5 +1,6 @@
 """Each stage has its own time: what hangs in one is left behind, and the next ones are done all the same."""
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -65,14 +66,14 @@ def test_a_hanging_stage_never_eats_the_next_one_s_time(
     program: Start, control_plane: Callable[..., Any], eventually: Eventually, hangs: str
 ) -> None:
     plane = control_plane(None if hangs == "report" else 204)
-    one = program(SOURCE, HANGS=hangs, AGORA_WORKER_GRACE="4", AGORA_WORKER_URL=plane.url, AGORA_WORKER_SECRETS="KEY",
+    one = program(SOURCE, HANGS=hangs, AGORA_WORKER_GRACE="8", AGORA_WORKER_URL=plane.url, AGORA_WORKER_SECRETS="KEY",
                   KEY="the-value")  # fmt: skip
     one.says("ready")
     child = int(one.output.split()[0])
     begun = time.monotonic()
     one.tell()
     assert one.ends() == 143
-    assert time.monotonic() - begun < 4, "longer than the grace"
+    assert time.monotonic() - begun < 8, "longer than the grace"
     eventually(lambda: gone(child))
     said = one.output.splitlines()
     assert ("called back" in said) is (hangs != "callback")
@@ -105,10 +106,10 @@ def test_a_budget_can_be_chosen_and_a_misspelt_one_is_refused() -> None:
 
 def test_one_of_many_that_hangs_keeps_no_other_from_being_done() -> None:
     done: list[int] = []
-    begun = time.monotonic()
+    released = threading.Event()
     works: list[Callable[[], object]] = [partial(done.append, number) for number in range(3)]
-    assert run([lambda: time.sleep(3), *works], 0.2, "test") == "overran"
-    assert time.monotonic() - begun < 1
+    assert run([released.wait, *works], 1, "test") == "overran", "it came back though that one had not"
+    released.set()
     assert sorted(done) == [0, 1, 2]
     assert run([lambda: Path("/nowhere").stat()], 1, "test") == "failed: FileNotFoundError"
     assert run([], 1, "test") == "done"

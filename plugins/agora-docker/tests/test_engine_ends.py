@@ -15,7 +15,7 @@ from agora.model.record import Record, State
 from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, processes, settings
 from engines import PrivateEngine
 
-pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIVE_RESTORE = ("--live-restore",)
 OWN: dict[str, Any] = {"options": {"network": "none"}}

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.backend("k8s")
 HANDS = ("AWAY-01", "AWAY-02", "DISP-12", "FOREIGN-02")
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_a_configured_cluster_is_tested_whole(tmp_path: Path) -> None:
     images = {"own/entrypoint:1": Image(entrypoint=("sh", "-c", "exit 9"))}
     with K8sEmulator(images=images) as emulator:

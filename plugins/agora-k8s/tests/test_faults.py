@@ -60,7 +60,7 @@ def trouble(emulator: K8sEmulator) -> Iterator[None]:
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_nothing_is_lost(tmp_path: Path) -> None:
     with K8sEmulator(timing=Timing(job_batch=0.3, sandbox_stop=0.3)) as emulator:
         table = {

@@ -15,6 +15,9 @@ from agora.provider import Installation
 from agora_local import PROVIDER
 from agora_local.provider import LocalProvider
 
+#: Seconds that a test waits for what a machine with other work takes long for.
+PATIENCE = 50
+
 
 def never() -> None:
     """A check that never asks to stop."""
@@ -50,7 +53,7 @@ class Local:
         (observation,) = self.provider.observe([handle])
         return observation
 
-    def end(self, handle: Handle, within: float = 10) -> Observation:
+    def end(self, handle: Handle, within: float = PATIENCE) -> Observation:
         """Wait for the end of a workload."""
         eventually(lambda: self.observe(handle).phase is Phase.ENDED, within)
         return self.observe(handle)
@@ -82,7 +85,7 @@ class Local:
             self.provider.close()
 
 
-def eventually(condition: Callable[[], object], within: float = 10) -> None:
+def eventually(condition: Callable[[], object], within: float = PATIENCE) -> None:
     """Wait until a condition holds, and fail after `within` seconds."""
     give_up = time.monotonic() + within
     while not condition():

@@ -46,7 +46,7 @@ def test_silence_makes_no_file(local: Local) -> None:
 
 def test_a_lot_of_output_is_whole(local: Local) -> None:
     handle = local.start("sh", "-c", "seq 1 400000; echo done >&2")
-    local.end(handle, within=30)
+    local.end(handle)
     assert local.output(handle) == "".join(f"{number}\n" for number in range(1, 400_001)).encode()
     assert local.output(handle, "stderr") == b"done\n"
 
@@ -55,7 +55,7 @@ def test_cap_drops_the_oldest_and_says_so(tmp_path: Path) -> None:
     local = Local(tmp_path, log_cap=1_000_000)
     try:
         handle = local.start("sh", "-c", "seq 1 1000000")
-        local.end(handle, within=30)
+        local.end(handle)
         whole = "".join(f"{number}\n" for number in range(1, 1_000_001)).encode()
         chunks = everything(local, handle)
         kept = b"".join(chunk.data for chunk in chunks)
@@ -131,16 +131,18 @@ def test_follow_gives_a_sign_of_life_every_second(local: Local) -> None:
     began = time.monotonic()
     chunks = [next(stream) for _ in range(2)]
     assert [chunk.data for chunk in chunks] == [b"", b""]
-    assert 1.5 < time.monotonic() - began < 10
+    assert 1.5 < time.monotonic() - began < 20
     local.provider.kill(handle)
     assert b"".join(chunk.data for chunk in stream) == b""
 
 
 def test_follow_with_tail_begins_late(local: Local) -> None:
-    handle = local.start("sh", "-c", "seq 1 100; sleep 0.3; echo more")
+    handle = local.start("sh", "-c", "seq 1 100; read x < fifo; echo more", cwd=str(fifo(local)))
     eventually(lambda: b"100\n" in local.output(handle))
     stream = local.provider.logs(handle, True, None, 2)
-    assert b"".join(chunk.data for chunk in stream) == b"99\n100\nmore\n"
+    begun = next_words(stream)
+    (local.directory / "fifo").write_text("go\n")
+    assert begun + b"".join(chunk.data for chunk in stream) == b"99\n100\nmore\n"
 
 
 def test_follow_loses_nothing_while_files_are_dropped(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_output_after_a_killed_shim_can_be_read(local: Local) -> None:
 def test_output_is_taken_fast(local: Local) -> None:
     began = time.monotonic()
     handle = local.start("head", "-c", "300000000", "/dev/zero")
-    local.end(handle, within=30)
+    local.end(handle)
     rate = 300 / (time.monotonic() - began)
     assert rate > 50, f"{rate:.0f} MB/s"
 
@@ -217,5 +219,5 @@ def test_two_followers_see_the_same(local: Local) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=50)
     assert seen == [b"1\n2\n3\n4\n5\n"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ def test_default_disposition_dies_at_once(local: Local) -> None:
     assert receipt.kind is ReceiptKind.SIGNALLED
     assert receipt.effective_grace == 30
     seen = local.end(handle)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert (seen.exit_code, seen.signal, seen.forced, seen.evidence) == (143, signal.SIGTERM, False, "proven")
     assert seen.stop_reached is True
     assert not alive(handle.data["pid"])
@@ -75,18 +76,19 @@ def test_repeated_stop_changes_nothing(local: Local) -> None:
     again = local.stop(handle, grace=600)
     assert (again.kind, again.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 2)
     local.end(handle)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20
 
 
 def test_twenty_stops_at_once(local: Local) -> None:
-    handle = local.start(
-        "sh", "-c", "trap 'echo TERM' TERM; echo READY; for i in 1 2 3 4 5 6 7 8; do sleep 0.1 & wait $!; wait; done"
-    )
+    script = "trap 'echo TERM' TERM; echo READY; until [ -e go ]; do sleep 0.05 & wait $!; wait; done"
+    handle = local.start("sh", "-c", script, cwd=str(local.directory))
     local.ready(handle)
     with ThreadPoolExecutor(20) as pool:
         receipts = list(pool.map(lambda _: local.stop(handle), range(20)))
     assert sum(receipt.kind is ReceiptKind.SIGNALLED for receipt in receipts) == 1
     assert {receipt.kind for receipt in receipts} <= {ReceiptKind.SIGNALLED, ReceiptKind.ALREADY_STOPPING}
+    eventually(lambda: local.output(handle).count(b"TERM\n"))
+    (local.directory / "go").touch()
     local.end(handle)
     assert local.output(handle).count(b"TERM\n") == 1
 
@@ -204,10 +206,14 @@ def test_stop_of_an_unknown_dispatch(local: Local) -> None:
     assert local.observe(handle).phase is Phase.ABSENT
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_stop_racing_the_end_tells_who_was_first(local: Local) -> None:
     outcomes = set()
-    for offset in range(60):
+    give_up = time.monotonic() + 90
+    for offset in itertools.count():  # later and later, until the end comes first now and then
+        if offset >= 60 and len({kind for kind, _ in outcomes}) == 2:
+            break
+        assert time.monotonic() < give_up, outcomes
         handle = local.start("sh", "-c", "trap 'exit 3' TERM; sleep 0.02 & wait $!; exit 0")
         time.sleep(offset / 1500)
         receipt = local.stop(handle)
@@ -252,7 +258,7 @@ def test_trees_that_fork_all_the_time_are_killed(both: Local, program: str) -> N
     both.ready(handle)
     threading.Event().wait(0.5)
     both.stop(handle, grace=600)
-    seen = both.end(handle, within=40)
+    seen = both.end(handle)
     assert seen.signal == signal.SIGTERM
     assert carrying(handle.id) == []
 

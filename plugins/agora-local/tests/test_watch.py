@@ -48,15 +48,17 @@ def sink(local: Local) -> Iterator[Sink]:
     made = Sink()
     thread = threading.Thread(target=local.provider.watch, args=(made,))
     thread.start()
-    assert made.stands.wait(10)
+    assert made.stands.wait(50)
     yield made
     made.closed = True
-    thread.join(timeout=2)
+    thread.join(timeout=20)
     assert not thread.is_alive()
 
 
 def test_start_and_end_are_pushed(local: Local, sink: Sink) -> None:
-    handle = local.start("sh", "-c", "sleep 0.2; exit 3")
+    handle = local.start("sh", "-c", "until [ -e go ]; do sleep 0.02; done; exit 3", cwd=str(local.directory))
+    eventually(lambda: sink.phases(handle.id) == [Phase.RUNNING])
+    (local.directory / "go").touch()
     eventually(lambda: Phase.ENDED in sink.phases(handle.id))
     assert sink.phases(handle.id) == [Phase.RUNNING, Phase.ENDED]
     assert sink.pushed[-1][1] == local.observe(handle)
@@ -77,7 +79,7 @@ def test_an_end_is_heard_of_at_once(local: Local, sink: Sink) -> None:
 
 def test_many_ends_are_all_pushed(local: Local, sink: Sink) -> None:
     handles = [local.start("sleep", "0.2") for _ in range(30)]
-    eventually(lambda: all(Phase.ENDED in sink.phases(handle.id) for handle in handles), within=20)
+    eventually(lambda: all(Phase.ENDED in sink.phases(handle.id) for handle in handles))
 
 
 def test_refused_starts_are_not_pushed(local: Local, sink: Sink) -> None:
@@ -107,9 +109,9 @@ def test_closing_the_provider_ends_the_watch(local: Local) -> None:
     made = Sink()
     thread = threading.Thread(target=local.provider.watch, args=(made,))
     thread.start()
-    assert made.stands.wait(10)
+    assert made.stands.wait(50)
     local.provider.close()
-    thread.join(timeout=2)
+    thread.join(timeout=20)
     assert not thread.is_alive()
 
 
@@ -118,7 +120,7 @@ def test_a_removed_directory_breaks_the_watch(local: Local) -> None:
     local.end(local.start("true"))
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(local.provider.watch, made)
-        assert made.stands.wait(10)
+        assert made.stands.wait(50)
         shutil.rmtree(local.root)
         with pytest.raises(ProviderError, match="removed"):
             watching.result(timeout=10)

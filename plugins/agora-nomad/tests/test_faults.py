@@ -66,7 +66,7 @@ def trouble(emulator: NomadEmulator) -> Iterator[None]:
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_nothing_is_lost(tmp_path: Path) -> None:
     with NomadEmulator(timing=Timing(heartbeat=0.6, leader=0.3, client_return=0.2)) as emulator:
         config = TargetConfig("c", "nomad", {"address": emulator.url, "driver": "exec"}, "a test")
