@@ -130,14 +130,16 @@ def test_kubectl(served: Served, tmp_path: Path) -> None:
     served.create()
     assert "Running" in kubectl("get", "pods")
     assert "job.batch/work" in kubectl("get", "all")
-    assert kubectl("logs", "job/work") == "hello\n"
+    limit = time.monotonic() + 20
+    while (said := kubectl("logs", "job/work")) != "hello\n":
+        assert time.monotonic() < limit, said
     assert "Created pod: work-" in kubectl("describe", "job", "work")
     described = kubectl("describe", "pods", "-l", "job-name=work")
     assert "Controlled By:  Job/work" in described
     assert "Container started: main" in described
     assert "deleted" in kubectl("delete", "pod", "-l", "job-name=work", "--grace-period=2")
     assert served.processes() == []
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + 20
     while "Failed" not in (jobs := kubectl("get", "jobs")):
         assert time.monotonic() < limit, jobs
     assert "deleted" in kubectl("delete", "job", "work")

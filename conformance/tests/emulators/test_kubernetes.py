@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ class Api:
         state: Object = statuses[0]["state"]
         return state
 
+    def over(self, job: str) -> bool:
+        return "terminated" in self.state(job)
+
     def conditions(self, job: str) -> dict[str, str]:
         found = self.call("GET", f"{JOBS}/{job}")[1]["status"].get("conditions") or []
         return {one["type"]: one["reason"] for one in found if one["status"] == "True"}
@@ -100,13 +104,12 @@ class Api:
     def processes(self, job: str) -> list[int]:
         return self.emulator.processes(f"job-name={job}")
 
-    def until(self, condition: Callable[[], Any], seconds: float = 20) -> float:
-        """Wait for a condition and return the seconds that it took."""
-        begin = time.monotonic()
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for a condition."""
+        end = time.monotonic() + 20
         while not condition():
-            assert time.monotonic() < begin + seconds
+            assert time.monotonic() < end, "it did not happen in time"
             time.sleep(0.01)
-        return time.monotonic() - begin
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,14 @@ def alone() -> Iterator[Api]:
     timing = Timing(second=SECOND, job_batch=0.2, sandbox_stop=0.2, cleanup=0.1, node_monitor=0.5, kubelet_start=0.1)
     with K8sEmulator(timing=timing, history=100, bookmarks=0.2) as emulator:
         yield Api(emulator)
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    """A file; programs wait until it is gone."""
+    path = tmp_path / "flag"
+    path.touch()
+    return path
 
 
 class Watch:
@@ -151,14 +162,15 @@ class Watch:
 
 
 def test_pid_1_and_the_shared_namespace(shared: Api) -> None:
-    first = shared.job("exec sleep 600")
-    second = shared.job("exec sleep 600", pod={"shareProcessNamespace": True}, finalizers=["test.dev/keep"])
-    for name in (first, second):
-        shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=9")
-    shared.until(lambda: "terminated" in shared.state(second), 9 * SECOND)
-    assert shared.state(second)["terminated"]["exitCode"] == 143
-    assert shared.processes(first)
-    shared.until(lambda: not shared.processes(first))
+    codes = {}
+    for share in (False, True):
+        name = shared.job("exec sleep 600", pod={"shareProcessNamespace": share}, finalizers=["test.dev/keep"])
+        shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=3")
+        shared.until(partial(shared.over, name))
+        assert not shared.processes(name)
+        codes[share] = shared.state(name)["terminated"]["exitCode"]
+    # PID 1 without a handler does not see SIGTERM, and is killed after the grace.
+    assert codes == {False: 137, True: 143}
 
 
 def test_a_shorter_grace_later_changes_nothing(shared: Api) -> None:
@@ -173,16 +185,20 @@ def test_a_shorter_grace_later_changes_nothing(shared: Api) -> None:
 
 def test_the_smallest_grace_is_two_seconds(shared: Api) -> None:
     name = shared.job(STUBBORN)
-    shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=1")
-    assert shared.until(lambda: not shared.processes(name)) >= 1.9 * SECOND
+    path, begin = shared.path(name), time.monotonic()
+    shared.call("DELETE", f"{path}?gracePeriodSeconds=1")
+    shared.until(lambda: not shared.processes(name))
+    assert time.monotonic() - begin >= 2 * SECOND
 
 
 def test_a_force_delete_leaves_the_process(shared: Api) -> None:
     name = shared.job(STUBBORN, pod={"terminationGracePeriodSeconds": 8})
-    shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=0")
+    path, begin = shared.path(name), time.monotonic()
+    shared.call("DELETE", f"{path}?gracePeriodSeconds=0")
     shared.until(lambda: shared.pod(name) is None)
     assert shared.processes(name)
-    assert shared.until(lambda: not shared.processes(name)) > 2 * SECOND
+    shared.until(lambda: not shared.processes(name))
+    assert time.monotonic() - begin >= 8 * SECOND
 
 
 def test_job_delete_without_policy_orphans(shared: Api) -> None:
@@ -234,18 +250,19 @@ def test_pod_deadline_keeps_the_pod(shared: Api) -> None:
 
 def test_replacement_policy_failed_waits_for_the_end(shared: Api) -> None:
     name = shared.job(STUBBORN, podReplacementPolicy="Failed")
-    shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=6")
+    shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=10")
     shared.until(lambda: shared.call("GET", f"{JOBS}/{name}")[1]["status"].get("terminating") == 1)
     assert (shared.conditions(name), bool(shared.processes(name))) == ({}, True)
     shared.until(lambda: "Failed" in shared.conditions(name))
 
 
-def test_ttl_and_owned_secret(shared: Api) -> None:
-    name = shared.job("exit 0", wait="Succeeded", ttlSecondsAfterFinished=2)
+def test_ttl_and_owned_secret(shared: Api, flag: Path) -> None:
+    name = shared.job(f"while [ -e {flag} ]; do sleep 0.05; done", ttlSecondsAfterFinished=2)
     job = shared.call("GET", f"{JOBS}/{name}")[1]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
     secret = {"metadata": {"name": name, "ownerReferences": [owner]}, "stringData": {"a": "b"}}
     assert shared.call("POST", SECRETS, secret)[1]["data"] == {"a": "Yg=="}
+    flag.unlink()
     shared.until(lambda: shared.call("GET", f"{SECRETS}/{name}")[0] == 404)
     assert (shared.call("GET", f"{JOBS}/{name}")[0], shared.pod(name)) == (404, None)
 
@@ -322,10 +339,12 @@ def test_service_account_must_exist(shared: Api) -> None:
 # -- logs, lists, watches --------------------------------------------------------------------------------------------
 
 
-def test_log_options_and_follow(shared: Api) -> None:
-    name = shared.job("echo one; echo two >&2; sleep 0.5; echo three")
+def test_log_options_and_follow(shared: Api, flag: Path) -> None:
+    name = shared.job(f"echo one; echo two >&2; while [ -e {flag} ]; do sleep 0.05; done; echo three")
     shared.until(lambda: "two" in shared.log(name))
-    with urllib.request.urlopen(f"{shared.emulator.url}{shared.path(name)}/log?follow=true&tailLines=1") as response:
+    follow = f"{shared.emulator.url}{shared.path(name)}/log?follow=true&tailLines=1"
+    with urllib.request.urlopen(follow, timeout=20) as response:
+        flag.unlink()
         assert response.read() == b"two\nthree\n"
     assert shared.log(name, "?limitBytes=5") == "one\nt"
     assert shared.log(name, "?sinceSeconds=600") == "one\ntwo\nthree\n"
@@ -374,15 +393,17 @@ def test_history_has_an_end(alone: Api) -> None:
 
 def test_node_away_then_back_gives_the_full_grace_again(alone: Api) -> None:
     name = alone.job(STUBBORN)
-    alone.call("DELETE", f"{alone.path(name)}?gracePeriodSeconds=4")
+    alone.call("DELETE", f"{alone.path(name)}?gracePeriodSeconds=8")
     alone.until(lambda: len(alone.emulator.terms(f"job-name={name}")) == 1)
     alone.emulator.node_away()
-    time.sleep(5 * SECOND)
+    time.sleep(9 * SECOND)
     assert alone.processes(name)
     assert "running" in alone.state(name)
     assert alone.call("GET", f"{alone.path(name)}/log")[0] == 500
+    begin = time.monotonic()
     alone.emulator.node_back()
-    assert alone.until(lambda: not alone.processes(name)) >= 4 * SECOND
+    alone.until(lambda: not alone.processes(name))
+    assert time.monotonic() - begin >= 8 * SECOND
     assert len(alone.emulator.terms(f"job-name={name}")) <= 2
     alone.until(lambda: alone.pod(name) is None)
 
@@ -447,11 +468,12 @@ def test_cut_connection(alone: Api, after: bool) -> None:
 
 
 def test_slow_answers_and_hidden_objects(alone: Api) -> None:
-    alone.emulator.faults.slow(0.4, verb="get")
+    alone.emulator.faults.slow(0.4, verb="list")
     begin = time.monotonic()
-    assert alone.call("GET", f"{SECRETS}/s")[0] == 404 or time.monotonic() - begin >= 0.4
+    assert alone.call("GET", SECRETS)[0] == 200
+    assert time.monotonic() - begin >= 0.4
     alone.emulator.faults.clear()
-    alone.emulator.faults.hide_created(3)
+    alone.emulator.faults.hide_created(4)
     alone.call("POST", SECRETS, {"metadata": {"name": "s"}})
     assert alone.call("GET", f"{SECRETS}/s")[0] == 404
     assert alone.call("POST", SECRETS, {"metadata": {"name": "s"}})[0] == 409

@@ -37,6 +37,8 @@ PAUSE = 0.6
 PATIENCE = 20.0
 #: Seconds that the emulator stays in a short state in which it is asked for something, as the real one was.
 BUSY = 2.0
+#: Deadlines are so many times as long: a busy machine has to be past the start by then.
+DEADLINE = 4
 #: The recorded agent's `max_kill_timeout`, and the kill timeout that a job has without one, in nanoseconds.
 CAP, DEFAULT, SECOND = 15 * 10**9, 5 * 10**9, 10**9
 CODES = {42: 17, 43: 18, 3: 5, 7: 9}
@@ -268,6 +270,8 @@ def _varied(name: str, value: Any, variant: Variant, graces: dict[int, int]) -> 
         return graces.get(value, value)
     if name == "kill_timeout" and re.fullmatch(r"[\d.]+s", value):
         return _seconds(value[:-1], graces) + "s"
+    if name == "MaxRunDuration" and value:
+        return value * DEADLINE
     if name == "ExitCode":
         return variant.codes.get(value, value)
     if name == "exit_code":

@@ -30,6 +30,8 @@ SHIFT = 1
 CODES = {42: 17, 3: 5}
 #: Seconds for the emulator to reach a state of the recording.
 PATIENCE = 20.0
+#: Deadlines are so many times as long: a busy machine has to be past the start by then.
+DEADLINE = 3
 #: How fast the emulated cluster is, graces and deadlines included; the workloads' own sleeps stay as they are.
 SCALE = 0.4
 Object = dict[str, Any]
@@ -232,6 +234,8 @@ class Replay:
 
     async def create(self) -> None:
         spec = copy.deepcopy(self.job["spec"])
+        if "activeDeadlineSeconds" in spec:
+            spec["activeDeadlineSeconds"] *= DEADLINE
         template = spec["template"]
         for place in (spec, template["metadata"]):
             place.pop("selector", None)

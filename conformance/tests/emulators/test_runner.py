@@ -91,11 +91,15 @@ async def test_shared_namespace_default_disposition(isolate: bool) -> None:
 
 @pytest.mark.parametrize("isolate", [pytest.param(True, marks=isolated), False], ids=["namespace", "session"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "pid1"])
-async def test_nothing_outlives_the_command(isolate: bool, shared: bool) -> None:
-    program = "(setsid sh -c \"trap '' TERM; sleep 600\" &) ; (trap '' TERM; sleep 601) & sleep 0.5; exit 7"
+async def test_nothing_outlives_the_command(isolate: bool, shared: bool, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    wait = f"while [ -e {flag} ]; do sleep 0.05; done; exit 7"
+    program = f"(setsid sh -c \"trap '' TERM; sleep 600\" &) ; (trap '' TERM; sleep 601) & {wait}"
     async with running("sh", "-c", program, isolate=isolate, shared=shared) as container:
         await until(lambda: len(container.processes()) >= 3)
         pids = container.processes()
+        flag.unlink()
         assert (await container.wait()).code == 7
         assert not any(map(alive, pids))
         assert container.processes() == []
