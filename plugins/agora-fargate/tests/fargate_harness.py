@@ -135,6 +135,23 @@ class Hands:
         text = "" if handle is None else handle.id
         return [call.body for call in self.emulator.faults.requests(action, text)]
 
+    def secrets(self) -> list[str]:
+        """Return the names of the secrets of this installation that are there."""
+        return [name for name in self.all_secrets() if name.startswith(names.secret("", self.installation))]
+
+    def all_secrets(self) -> list[str]:
+        """Return the names of all secrets of the account."""
+        return [one["Name"] for one in self.api.pages("ListSecrets", "SecretList")]
+
+    def own_definitions(self, id: str) -> list[str]:
+        """Return the revisions that are there of a dispatch's own task definition."""
+        family = names.own_family(id, self.installation)
+        return [
+            arn
+            for status in ("ACTIVE", "INACTIVE")
+            for arn in self.api.pages("ListTaskDefinitions", "taskDefinitionArns", familyPrefix=family, status=status)
+        ]
+
     def clean(self) -> None:
         """Stop everything of this installation and wait until its processes are gone."""
         for one in self.provider.list_owned(self.installation):

@@ -9,7 +9,7 @@ import pytest
 from agora.errors import InvalidRequest
 from agora.model.cause import Cause, Via
 from agora.model.spec import Spec
-from agora_fargate import PROVIDER, definition, names
+from agora_fargate import PROVIDER, definition, inline, names
 from agora_fargate.config import FargateConfig
 from agora_fargate.names import Mark
 from fargate_harness import ROLE
@@ -108,7 +108,7 @@ def test_overrides_up_to_8192_characters_and_no_further() -> None:
     with pytest.raises(InvalidRequest, match=r"8192 characters of overrides.*these have 8193.*S3"):
         definition.check(spec(left + 1), config())
     with pytest.raises(InvalidRequest, match="8192"):
-        definition.check(spec(left), config(), room=1)
+        definition.check(spec(left).with_worker("a"), config())
     # Every character is counted as it is sent, escaped.
     assert definition.override_characters({"x": "é"}) == len('{"x": "\\u00e9"}')
 
@@ -170,11 +170,45 @@ def test_options_reach_the_request() -> None:
         (Spec(), {"defaults": {"execution_role": None}}, "options.execution_role"),
         (Spec(env={names.MARK: "x"}), {}, "belongs to Agora"),
         (Spec(env={"A": "x"}, options={"secrets": {"A": "arn"}}), {}, "in env and in options.secrets"),
+        (Spec(secrets={"A": "x"}, options={"secrets": {"A": "arn"}}), {}, "in secrets and in options.secrets"),
+        (Spec(secrets={names.MARK: "x"}), {}, "belongs to Agora"),
+        (Spec(secrets={"A:B": "x"}), {}, "'A:B' is no name that ECS can pass"),
+        (Spec(secrets={"A": "x"}, options={"platform_version": "1.3.0"}), {}, "1.4.0 and later can"),
     ],
 )
 def test_what_no_task_could_honour_is_refused(spec: Spec, values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         definition.check(spec, config(**values))
+
+
+def test_secrets_up_to_what_one_secret_holds_and_no_further() -> None:
+    def spec(length: int) -> Spec:
+        return Spec(secrets={"LARGE": "é" * length, "B": "x"}, options={"platform_version": "1.4.0"})
+
+    most = (65_536 - len('{"B": "x", "LARGE": ""}')) // 2
+    definition.check(spec(most), config())
+    with pytest.raises(InvalidRequest, match=r"65536 bytes.*these have 65537.*options.secrets") as caught:
+        definition.check(spec(most + 1), config())
+    assert "éé" not in str(caught.value)
+
+
+def test_inline_secrets_make_a_definition_ones_own_and_show_no_value() -> None:
+    spec = Spec(command=("sh",), secrets={"B": "hidden", "A": "hidden"}, options={"secrets": {"C": "arn:c"}})
+    arn = "arn:aws:secretsmanager:eu-central-1:1:secret:agora/i/x-AbCdEf"
+    own = inline.Own(names.own_family("x", "i"), arn)
+    body = definition.task_definition(spec, config(), "eu-central-1", own)
+    assert names.is_own_family(body["family"])
+    assert names.is_family(body["family"])
+    assert body["containerDefinitions"][0]["secrets"] == [
+        {"name": "A", "valueFrom": f"{arn}:A::"},
+        {"name": "B", "valueFrom": f"{arn}:B::"},
+        {"name": "C", "valueFrom": "arn:c"},
+    ]
+    assert "hidden" not in json.dumps([body, definition.run_request(MARK, spec, config())])
+    families = {names.own_family(id, i) for id, i in (("x", "i"), ("y", "i"), ("x", "j"), ("a" * 32, "b" * 40))}
+    assert len(families) == 4
+    assert all(names.is_own_family(one) for one in families)
+    assert len({names.secret_token("x", "i"), names.secret_token("y", "i"), names.secret_token("x", "j")}) == 3
 
 
 def test_unknown_options_are_errors() -> None:

@@ -11,7 +11,7 @@ import pytest
 from agora.errors import DispatchConflict, InvalidRequest, StopRequested, SubmitRefused, Unreachable
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import Handle, Phase
-from agora_fargate import connect, starting
+from agora_fargate import api, connect, definitions, starting
 from agora_fargate.api import Refusal
 from agora_fargate.names import Mark
 from fargate_harness import Hands, eventually, never
@@ -179,6 +179,83 @@ def test_a_stop_while_it_waits_for_capacity_ends_the_start(hands: Hands) -> None
     with pytest.raises(StopRequested):
         hands.provider.dispatch(id, hands.spec(), check)
     assert hands.provider.find(id) is None
+
+
+class Asked:
+    """A check that asks to stop once something holds; keeps the longest time between two looks, in seconds."""
+
+    def __init__(self, after: float) -> None:
+        self.began = self.last = time.monotonic()
+        self.after = after
+        self.looks = 0
+
+    def __call__(self) -> None:
+        self.looks += 1
+        self.last = time.monotonic()
+        if self.last - self.began > self.after:
+            raise StopRequested("a test")
+
+
+def test_a_stop_ends_the_wait_for_a_registration(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands.api.budget.bucket("define"), "_tokens", -40.0)  # the next turn comes in 41 s
+    image = f"busybox:{hands.installation}-w"
+    asked = Asked(2)
+    others = [Asked(2), Asked(2)]  # two that wait for the same definition
+    threads = [threading.Thread(target=lambda one=one: stopped(hands, one, image)) for one in others]
+    for thread in threads:
+        thread.start()
+    stopped(hands, asked, image)
+    for thread in threads:
+        thread.join(20)
+    for one in (asked, *others):
+        assert one.looks >= 4
+        assert one.last - one.began < 20, "not after the 41 s of the wait"
+    assert [body for body in hands.requests("RegisterTaskDefinition") if image in str(body)] == []
+
+
+def stopped(hands: Hands, check: Asked, image: str) -> None:
+    with pytest.raises(StopRequested):
+        hands.provider.dispatch(new_dispatch_id(), hands.spec(image=image), check)
+
+
+@pytest.mark.parametrize("trouble", ["capacity", "throttle"])
+def test_a_stop_ends_a_wait_within_a_second(hands: Hands, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = hands.emulator.faults
+    faults.fail_placement(1000) if trouble == "capacity" else faults.throttle(None, action="RunTask")
+    # Throttled, the pauses between two tries would be longer than a second.
+    monkeypatch.setattr(api, "_FIRST_PAUSE", 12.0)
+    monkeypatch.setattr(api, "_LONGEST_PAUSE", 12.0)
+    monkeypatch.setattr(starting, "_PAUSE", 12.0)
+    asked = Asked(1)
+    id = new_dispatch_id()
+    with pytest.raises(StopRequested):
+        hands.provider.dispatch(id, hands.spec(), asked)
+    assert asked.last - asked.began < 9, "not after the pause"
+    faults.clear()
+    assert hands.provider.find(id) is None
+
+
+def test_a_stop_while_an_answer_is_missing_is_told_as_unknown(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task may be there: so nobody says that it never will."""
+    monkeypatch.setattr(api, "_FIRST_PAUSE", 12.0)
+    hands.emulator.faults.cut(None, after=True, action="RunTask")
+    asked = Asked(1)
+    id = new_dispatch_id()
+    with pytest.raises(Unreachable) as caught:
+        hands.provider.dispatch(id, hands.spec(), asked)
+    assert caught.value.sent is True
+    hands.emulator.faults.clear()
+    found = hands.provider.find(id)
+    assert found is not None
+    assert hands.stop(found).kind.value == "signalled"
+
+
+def test_a_registration_without_an_answer_has_started_nothing(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions, "REGISTER_SECONDS", 1.0)
+    hands.emulator.faults.fail(None, action="RegisterTaskDefinition")
+    with pytest.raises(Unreachable) as caught:
+        hands.start(image=f"busybox:{hands.installation}-r")
+    assert caught.value.sent is False
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])

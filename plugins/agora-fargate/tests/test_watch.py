@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
         assert bucket.take(1000)
     assert 9.9 < clock.now < 10.1
     assert not bucket.take(clock.now + 0.1), "a turn that comes too late is not waited for"
+
+
+def test_a_wait_for_a_turn_looks_at_least_once_a_second() -> None:
+    clock = Clock()
+    bucket = Bucket(Rate(1, 0.1), clock, clock.sleep)
+    looks: list[float] = []
+    assert bucket.take(60, look=lambda: looks.append(clock.now))
+    assert looks == [], "what need not wait need not look"
+    assert bucket.take(60, look=lambda: looks.append(clock.now))
+    assert 9.9 < clock.now < 10.1
+    assert max(after - before for before, after in pairwise([*looks, clock.now])) <= 1
 
 
 def test_the_background_leaves_a_reserve() -> None:

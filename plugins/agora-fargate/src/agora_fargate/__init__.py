@@ -40,9 +40,8 @@ PROVIDER = ProviderInfo(
         exit_code_after_stop=Capability(support=Support.FULL, detail=_AN_HOUR),
         oom_reason=Capability(support=Support.FULL, detail="of the container's own limit"),
         secrets=Capability(
-            support=Support.NOT_YET,
-            detail="values would need a secret and a task definition of their own for each dispatch; "
-            "`options.secrets` names secrets of Secrets Manager or Systems Manager that ECS reads itself",
+            support=Support.FULL,
+            detail="a secret of Secrets Manager and a task definition for each dispatch; about one start a second",
         ),
     ),
     limits=Limits(

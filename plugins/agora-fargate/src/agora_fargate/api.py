@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import re
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable
+from agora.errors import ConfigError, PermissionDenied, ProviderError, StopRequested, Unreachable
+from agora.hookspecs import Check
 
 from agora_fargate import budget
 from agora_fargate.connect import Connection
@@ -35,6 +37,10 @@ OPERATIONS = {
     "DeleteLogStream": ("logs", "streams"),
     "ReceiveMessage": ("sqs", "queue"),
     "DeleteMessageBatch": ("sqs", "queue"),
+    "CreateSecret": ("secretsmanager", "secrets"),
+    "DeleteSecret": ("secretsmanager", "secrets"),
+    "DescribeSecret": ("secretsmanager", "secrets"),
+    "ListSecrets": ("secretsmanager", "secrets"),
 }
 
 _DENIED = frozenset({
@@ -50,7 +56,7 @@ _THROTTLED = frozenset({
 #: ECS also tells of throttling under names that mean something else.
 _THROTTLING_WORDS = re.compile(r"rate exceeded|throttl|too many requests|request rate", re.IGNORECASE)
 _BUSY = frozenset({"ServerException", "InternalFailure", "InternalServerError", "InternalError",
-                   "ServiceUnavailable", "ServiceUnavailableException"})  # fmt: skip
+                   "InternalServiceError", "ServiceUnavailable", "ServiceUnavailableException"})  # fmt: skip
 
 
 class Refusal(ProviderError):
@@ -89,7 +95,13 @@ class Api:
         self.budget = budget.shared(f"{endpoint} {connection.region}", share)
 
     def call(
-        self, operation: str, *, seconds: float | None = None, background: bool = False, **parameters: Any
+        self,
+        operation: str,
+        *,
+        seconds: float | None = None,
+        background: bool = False,
+        check: Check | None = None,
+        **parameters: Any,
     ) -> Item:
         """Send a request, and again where the service is busy or the answer was lost; all of them can bear that.
 
@@ -97,6 +109,8 @@ class Api:
             operation: a key of `OPERATIONS`.
             seconds: how long to go on; `CALL_SECONDS` by default.
             background: let calls for which somebody waits go first.
+            check: called at least once a second of every wait; what it raises ends the call, as `Unreachable`
+                where the request may have been carried out.
 
         Raises:
             Refusal: the service refused it.
@@ -106,31 +120,30 @@ class Api:
         service, group = OPERATIONS[operation]
         client, bucket = self._connection.client(service), self.budget.bucket(group)
         give_up = time.monotonic() + (CALL_SECONDS if seconds is None else seconds)
-        pause, sent = _FIRST_PAUSE, False
-        last = ""
+        pause, known = _FIRST_PAUSE, _Known(check)
         while True:
-            if not bucket.take(give_up, background=background):
-                if last:
-                    raise Unreachable(last, sent=sent)
+            if not bucket.take(give_up, background=background, look=known.look if check else None):
+                if known.last:
+                    raise Unreachable(known.last, sent=known.sent)
                 raise OutOfBudget(f"{operation}: the rate of calls of this process is used up", sent=False)
             try:
                 return _answer(client, operation, parameters)
             except _Throttled as error:
                 bucket.drain()
-                last = f"AWS throttles {operation}: {error}"
+                known.last = f"AWS throttles {operation}: {error}"
             except _Busy as error:
-                sent, last = True, f"{operation} failed on AWS's side: {error}"
+                known.sent, known.last = True, f"{operation} failed on AWS's side: {error}"
             except Unreachable as error:
-                error.sent = sent = error.sent or sent
-                if not sent or isinstance(error.__cause__, TimeoutError):
+                error.sent = known.sent = error.sent or known.sent
+                if not known.sent or isinstance(error.__cause__, TimeoutError):
                     raise
-                last = str(error)
+                known.last = str(error)
             except PermissionDenied as error:
-                raise PermissionDenied(f"{error} ({self.source})", sent=error.sent or sent) from error.__cause__
+                raise PermissionDenied(f"{error} ({self.source})", sent=error.sent or known.sent) from error.__cause__
             wait = pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
             if time.monotonic() + wait > give_up:
-                raise Unreachable(last, sent=sent)
-            time.sleep(wait)
+                raise Unreachable(known.last, sent=known.sent)
+            budget.sleep(wait, known.look)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     def pages(self, operation: str, field: str, **parameters: Any) -> list[Any]:
@@ -139,13 +152,40 @@ class Api:
         while True:
             answer = self.call(operation, **parameters)
             items += answer.get(field) or []
-            if not (token := answer.get("nextToken")):
+            # Secrets Manager begins the names of its members with a capital.
+            more = {name: answer[name] for name in ("nextToken", "NextToken") if answer.get(name)}
+            if not more:
                 return items
-            parameters["nextToken"] = token
+            parameters |= more
 
     def close(self) -> None:
         """Close idle connections."""
         self._connection.close()
+
+
+@dataclass
+class _Known:
+    """What is known of a request that is being repeated.
+
+    Parameters:
+        check: of whoever waits for it.
+        sent: it may have been carried out.
+        last: why it is repeated.
+    """
+
+    check: Check | None
+    sent: bool = False
+    last: str = ""
+
+    def look(self) -> None:
+        """Let a stop that was requested end the wait; no call that may have started something counts as none."""
+        try:
+            if self.check is not None:
+                self.check()
+        except StopRequested as error:
+            if self.sent:
+                raise Unreachable(self.last, sent=True) from error
+            raise
 
 
 class _Throttled(Exception):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 #: Part of a full bucket that calls in the background leave for the others: a stop waits for no watch.
 RESERVE = 0.25
+#: Seconds between two looks whether a stop was requested, in a wait that such a request ends.
+LOOK = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Rate:
 #: For one account in one region, by groups of calls. ECS: "Request throttling for the Amazon ECS API" of its API
 #: reference; RunTask and StopTask share a bucket of 100 and 40 a second, and Fargate lets 20 calls of RunTask and 20
 #: launches a second through ("AWS Fargate throttling quotas"). Of CloudWatch Logs botocore's model names 25 a second
-#: for DescribeLogStreams; the same is assumed for GetLogEvents, and less for the rest.
+#: for DescribeLogStreams; the same is assumed for GetLogEvents, and less for the rest. Secrets Manager lets 50 calls of
+#: CreateSecret and 50 of DeleteSecret a second through ("Secrets Manager quotas"), and more of the others.
 RATES = {
     "run": Rate(20, 20),
     "stop": Rate(80, 20),
@@ -39,6 +42,7 @@ RATES = {
     "logs": Rate(25, 25),
     "streams": Rate(5, 5),
     "queue": Rate(100, 100),
+    "secrets": Rate(25, 50),
 }
 
 
@@ -62,12 +66,13 @@ class Bucket:
         self._tokens = max(1.0, self.rate.burst)
         self._at = self.clock()
 
-    def take(self, until: float, *, background: bool = False) -> bool:
+    def take(self, until: float, *, background: bool = False, look: Callable[[], None] | None = None) -> bool:
         """Wait for a call's turn.
 
         Parameters:
             until: by the clock; there is no point in a call that comes later.
             background: leave the reserve to others.
+            look: called every `LOOK` seconds of the wait; what it raises ends it.
         Returns:
             false where its turn would come too late.
         """
@@ -77,7 +82,11 @@ class Bucket:
                 return True
             if self.clock() + wait > until:
                 return False
-            self.sleep(wait)
+            if look is None:
+                self.sleep(wait)
+            else:
+                look()
+                self.sleep(min(wait, LOOK))
 
     def _try(self, *, background: bool) -> float:
         """Take a token; or return the seconds after which there may be one."""
@@ -113,6 +122,15 @@ class Budget:
     def bucket(self, name: str) -> Bucket:
         """Return the bucket of a group of calls."""
         return self._buckets[name]
+
+
+def sleep(seconds: float, look: Callable[[], None]) -> None:
+    """Sleep, and look every `LOOK` seconds; what that raises ends it."""
+    until = time.monotonic() + seconds
+    look()
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, LOOK))
+        look()
 
 
 _shared: dict[tuple[str, float], Budget] = {}

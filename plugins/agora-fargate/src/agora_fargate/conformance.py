@@ -24,6 +24,7 @@ from agora_fargate.api import Api
 from agora_fargate.config import FargateConfig
 from agora_fargate.connect import Connection
 from agora_fargate.definitions import Definitions
+from agora_fargate.inline import Inline
 from agora_fargate.tasks import Tasks
 
 #: What the probe runs in; any image with a POSIX shell, `od` and `setsid` does.
@@ -94,6 +95,11 @@ class AccountEyes:
         api = Api(Connection("the conformance suite", self._model), self._model.share)
         return Tasks(api, self._model.cluster)
 
+    @property
+    def inline(self) -> Inline:
+        """Its inline secrets."""
+        return Inline(self.tasks.api, Definitions(self.tasks.api))
+
     def version(self) -> str:
         """Return what the cluster runs on: ECS itself tells no version."""
         return f"cluster {self._model.cluster} in {self.tasks.api.region}"
@@ -108,17 +114,27 @@ class AccountEyes:
         return self.tasks.describe(mine)
 
     def leftovers(self, installation: str) -> Sequence[str]:
-        """Name the tasks that have not stopped and the logs that are there; ECS forgets a stopped task by itself."""
+        """Name what is there of tasks that have not stopped, logs and secrets; ECS forgets a stopped task by itself."""
         found = []
         for arn, task in self._all(installation).items():
             if task["lastStatus"] != story.STOPPED:
                 found.append(f"task {arn}")
             if logs.Stream(self.tasks.api, self._model.log_group, names.log_stream(arn)).page(limit=1).forward:
                 found.append(f"log stream {names.log_stream(arn)}")
-        return found
+        return found + [f"secret {names.secret(id, installation)}" for id in self._secrets(installation)]
+
+    def _secrets(self, installation: str) -> list[str]:
+        """Return the dispatches whose inline secrets are there; their list alone may tell it minutes late."""
+        listed = self.inline.left(installation)
+        own = {
+            str(task["startedBy"])
+            for task in self._all(installation).values()
+            if names.is_own_family(story.family(task))
+        }
+        return [id for id in sorted(own | listed.keys()) if self.inline.is_there(id, installation)]
 
     def sweep(self, installation: str) -> None:
-        """Stop every task that carries the mark, and delete its log."""
+        """Stop every task that carries the mark, and delete its log and its secrets."""
         cause = Cause(actor="agora-conformance", via=Via.API, reason="swept")
         for arn, task in self._all(installation).items():
             with suppress(AgoraError):
@@ -126,6 +142,9 @@ class AccountEyes:
                     reason = names.reason(task["startedBy"], cause)
                     self.tasks.api.call("StopTask", cluster=self.tasks.cluster, task=arn, reason=reason)
                 logs.remove(self.tasks.api, self._model.log_group, names.log_stream(arn))
+        for id in self._secrets(installation):
+            with suppress(AgoraError):
+                self.inline.remove(id, installation)
 
 
 class EmulatedAccount(Mapping[str, Any]):

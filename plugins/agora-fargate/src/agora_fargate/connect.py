@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -15,6 +16,14 @@ READ_SECONDS = 5.0
 _CONNECTIONS = 32
 #: Clients are made one after the other: a session of botocore is no matter for two threads.
 _making = threading.Lock()
+
+
+class _Discreet(logging.Filter):
+    """Drops the lines in which botocore tells requests to Secrets Manager, with the values, where DEBUG is on."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line tells no such request."""
+        return not any("Secret" in str(getattr(one, "name", "")) for one in record.args or ())
 
 
 class Connection:
@@ -81,6 +90,9 @@ class Connection:
                     self._clients[service] = self._session.client(service, region_name=self.region, config=settings)
                 except (BotoCoreError, ValueError) as error:
                     raise ConfigError(f"target {self._target!r}: {error}") from error
+                log = logging.getLogger("botocore.endpoint")
+                if not any(isinstance(one, _Discreet) for one in log.filters):
+                    log.addFilter(_Discreet())
             return self._clients[service]
 
     def close(self) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from agora.errors import InvalidRequest
 from agora.model.spec import Spec
 
-from agora_fargate import names
+from agora_fargate import inline, names
 from agora_fargate.config import FargateConfig, FargateOptions
+from agora_fargate.inline import Own
 from agora_fargate.names import CONTAINER, Item, Mark
 
 #: "A total of 8192 characters are allowed for overrides. This limit includes the JSON formatting characters"
@@ -31,8 +32,6 @@ SIZES = {
 _LEAST_MEMORY = 6
 _MIB = 1 << 20
 _RESERVED = (names.INSTALLATION, names.MARK)
-#: Room for the variables with which the core tells a worker of its dispatch.
-WORKER_CHARACTERS = 200
 
 
 def size(cpu: float | None, memory: int | None) -> tuple[int, int]:
@@ -51,11 +50,11 @@ def size(cpu: float | None, memory: int | None) -> tuple[int, int]:
     )
 
 
-def check(spec: Spec, config: FargateConfig, room: int = 0) -> None:
+def check(spec: Spec, config: FargateConfig) -> None:
     """Refuse what no task of this target could honour.
 
     Parameters:
-        room: characters of overrides that will be added.
+        spec: with the variables that tell a worker of its dispatch.
 
     Raises:
         InvalidRequest: names the field.
@@ -70,14 +69,16 @@ def check(spec: Spec, config: FargateConfig, room: int = 0) -> None:
             "options.execution_role: ECS writes the logs of a Fargate task with it; give the target "
             "`defaults.execution_role`"
         )
-    for field in (spec.env, options.secrets):
+    for field in (spec.env, spec.secrets, options.secrets):
         if taken := sorted(set(field) & set(_RESERVED)):
             raise InvalidRequest(f"variable {taken[0]} belongs to Agora")
-    if both := sorted(spec.env.keys() & options.secrets.keys()):
-        raise InvalidRequest(f"variable {both[0]} is in env and in options.secrets")
+    for word, given in (("env", spec.env.keys()), ("secrets", spec.secrets.keys())):
+        if both := sorted(given & options.secrets.keys()):
+            raise InvalidRequest(f"variable {both[0]} is in {word} and in options.secrets")
+    inline.check(spec, options.platform_version)
     size(spec.resources.cpu, spec.resources.memory)
     longest = Mark("x" * 32, "x" * 64, spec.digest(), 120)
-    if (length := override_characters(overrides(longest, spec)) + room) > MAX_OVERRIDES:
+    if (length := override_characters(overrides(longest, spec))) > MAX_OVERRIDES:
         raise InvalidRequest(
             f"command and env: ECS takes {MAX_OVERRIDES} characters of overrides, written as JSON and with the marks "
             f"of Agora; these have {length}. Put what is large into the image, or into S3 and pass its address"
@@ -89,10 +90,13 @@ def override_characters(made: Item) -> int:
     return len(json.dumps(made))
 
 
-def task_definition(spec: Spec, config: FargateConfig, region: str) -> Item:
+def task_definition(spec: Spec, config: FargateConfig, region: str, own: Own | None = None) -> Item:
     """Return what RegisterTaskDefinition gets; the same for all dispatches that can share a definition.
 
     The first word of the command stands in it, since overrides replace only what follows.
+
+    Parameters:
+        own: for a dispatch with inline secrets, which shares with nobody.
     """
     options = config.options(spec.options)
     cpu, memory = size(spec.resources.cpu, spec.resources.memory)
@@ -103,7 +107,7 @@ def task_definition(spec: Spec, config: FargateConfig, region: str) -> Item:
         "memory": str(memory),
         "executionRoleArn": options.execution_role,
         "taskRoleArn": options.task_role,
-        "containerDefinitions": [_container(spec, config, options, region)],
+        "containerDefinitions": [_container(spec, config, options, region, own)],
     }
     if options.cpu_architecture is not None:
         body["runtimePlatform"] = {"cpuArchitecture": options.cpu_architecture, "operatingSystemFamily": "LINUX"}
@@ -112,10 +116,10 @@ def task_definition(spec: Spec, config: FargateConfig, region: str) -> Item:
     if options.tags:
         body["tags"] = _tags(options)
     body = {name: value for name, value in body.items() if value is not None}
-    return {"family": names.family(json.dumps(body, sort_keys=True)), **body}
+    return {"family": names.family(json.dumps(body, sort_keys=True)) if own is None else own.family, **body}
 
 
-def _container(spec: Spec, config: FargateConfig, options: FargateOptions, region: str) -> Item:
+def _container(spec: Spec, config: FargateConfig, options: FargateOptions, region: str, own: Own | None) -> Item:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": spec.image or config.image,
@@ -142,8 +146,9 @@ def _container(spec: Spec, config: FargateConfig, options: FargateOptions, regio
         container["memory"] = max(_LEAST_MEMORY, math.ceil(spec.resources.memory / _MIB))
     if options.user is not None:
         container["user"] = options.user
-    if options.secrets:
-        container["secrets"] = [{"name": name, "valueFrom": options.secrets[name]} for name in sorted(options.secrets)]
+    secrets = {**options.secrets, **({name: own.value_from(name) for name in spec.secrets} if own else {})}
+    if secrets:
+        container["secrets"] = [{"name": name, "valueFrom": secrets[name]} for name in sorted(secrets)]
     return container
 
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from agora.errors import SubmitRefused
+from agora.hookspecs import Check
 
 from agora_fargate import names
 from agora_fargate.api import Api, Refusal
+from agora_fargate.budget import LOOK
 from agora_fargate.names import Item
 
 #: Seconds for which a start waits for its turn to register; the published rate is about one a second.
@@ -34,26 +38,42 @@ class Definitions:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
 
-    def ensure(self, body: Item) -> str:
+    def ensure(self, body: Item, check: Check | None = None) -> str:
         """Return the ARN of a revision that says what `body` says, registered where there is none.
+
+        Parameters:
+            check: called at least once a second of every wait; what it raises ends it.
 
         Raises:
             SubmitRefused: ECS refuses the definition.
         """
         family: str = body["family"]
+        if names.is_own_family(family):  # nobody else asks for it
+            return self._latest(family) or self._register(body, check)
+        with self._held(family, check):
+            if (known := self._known.get(family)) is None:
+                known = self._known[family] = self._latest(family) or self._register(body, check)
+            return known
+
+    @contextmanager
+    def _held(self, family: str, check: Check | None = None) -> Iterator[None]:
+        """Keep others from registering the same family meanwhile."""
         with self._lock:
             lock = self._locks[family]
-        with lock:
-            if (known := self._known.get(family)) is None:
-                known = self._known[family] = self._latest(family) or self._register(body)
-            return known
+        while not lock.acquire(timeout=LOOK):
+            if check is not None:
+                check()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def forget(self, arn: str) -> None:
         """Look for a revision anew, since ECS does not start this one any more."""
         family = names.family_of(arn)
-        with self._lock:
-            lock = self._locks[family]
-        with lock:
+        if names.is_own_family(family):
+            return
+        with self._held(family):
             if self._known.get(family) == arn:
                 del self._known[family]
 
@@ -67,9 +87,9 @@ class Definitions:
         arn: str = found["taskDefinitionArn"]
         return arn if found.get("status") == "ACTIVE" else None
 
-    def _register(self, body: Item) -> str:
+    def _register(self, body: Item, check: Check | None) -> str:
         try:
-            made = self._api.call("RegisterTaskDefinition", seconds=REGISTER_SECONDS, **body)
+            made = self._api.call("RegisterTaskDefinition", seconds=REGISTER_SECONDS, check=check, **body)
         except Refusal as error:
             raise SubmitRefused(str(error), reason="definition_refused") from error
         arn: str = made["taskDefinition"]["taskDefinitionArn"]
@@ -85,20 +105,26 @@ class Definitions:
             and not self._api.call("ListTasks", cluster=cluster, family=family, maxResults=1)["taskArns"]
         ]
 
-    def remove(self, family: str) -> int:
+    def remove(self, family: str, seconds: float = REGISTER_SECONDS) -> int:
         """Deregister and delete all revisions of a family; a task that runs goes on.
+
+        Parameters:
+            seconds: how long each step may wait for its turn.
 
         Returns:
             how many there were.
         """
-        revisions = self._api.pages("ListTaskDefinitions", "taskDefinitionArns", familyPrefix=family, status="ACTIVE")
-        mine = [arn for arn in revisions if names.family_of(arn) == family]
-        for arn in mine:
-            self._api.call("DeregisterTaskDefinition", seconds=REGISTER_SECONDS, taskDefinition=arn)
-            self.forget(arn)
+        mine = []
+        for status in ("ACTIVE", "INACTIVE"):
+            found = self._api.pages("ListTaskDefinitions", "taskDefinitionArns", familyPrefix=family, status=status)
+            some = [arn for arn in found if names.family_of(arn) == family]
+            for arn in some if status == "ACTIVE" else ():
+                self._api.call("DeregisterTaskDefinition", seconds=seconds, taskDefinition=arn)
+                self.forget(arn)
+            mine += [arn for arn in some if arn not in mine]
         for start in range(0, len(mine), _DELETED_AT_ONCE):
             batch = mine[start : start + _DELETED_AT_ONCE]
-            self._api.call("DeleteTaskDefinitions", seconds=REGISTER_SECONDS, taskDefinitions=batch)
+            self._api.call("DeleteTaskDefinitions", seconds=seconds, taskDefinitions=batch)
         return len(mine)
 
 

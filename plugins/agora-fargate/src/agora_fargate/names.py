@@ -47,9 +47,29 @@ def family(content: str) -> str:
     return f"{PREFIX}-{_hash(content, 32)}"
 
 
+def own_family(dispatch_id: str, installation: str) -> str:
+    """Return the family of a task definition that only one dispatch uses."""
+    return f"{PREFIX}-own-{_hash(installation, 12)}-{dispatch_id}"
+
+
+def is_own_family(name: str) -> bool:
+    """Whether a family was named by `own_family`."""
+    return re.fullmatch(rf"{PREFIX}-own-[0-9a-f]{{12}}-[0-9a-z-]{{1,32}}", name) is not None
+
+
 def is_family(name: str) -> bool:
-    """Whether a family was named by `family`."""
-    return re.fullmatch(rf"{PREFIX}-[0-9a-f]{{32}}", name) is not None
+    """Whether a family was named by `family` or `own_family`."""
+    return re.fullmatch(rf"{PREFIX}-[0-9a-f]{{32}}", name) is not None or is_own_family(name)
+
+
+def secret(dispatch_id: str, installation: str) -> str:
+    """Return the name of the secret with the inline secrets of a dispatch."""
+    return f"{PREFIX}/{installation}/{dispatch_id}"
+
+
+def secret_token(dispatch_id: str, installation: str) -> str:
+    """Return the idempotency key of CreateSecret: 32 to 64 characters (botocore's model of Secrets Manager)."""
+    return _hash(f"{installation}/{dispatch_id}", 64)
 
 
 def family_of(definition_arn: str) -> str:

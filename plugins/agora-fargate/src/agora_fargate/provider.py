@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from agora.errors import ProviderError, Unreachable
+from agora.errors import PermissionDenied, ProviderError, Unreachable
 from agora.hookspecs import Check, WatchSink, hookimpl
 from agora.model.cause import Cause, Via
-from agora.model.ids import check_dispatch_id
+from agora.model.ids import MAX_ID_LENGTH, check_dispatch_id
 from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase, ReceiptKind, StopReceipt
 from agora.model.spec import Spec
 from agora.provider import Installation
@@ -24,6 +24,7 @@ from agora_fargate.config import FargateConfig
 from agora_fargate.connect import Connection
 from agora_fargate.definitions import Definitions
 from agora_fargate.events import Queue
+from agora_fargate.inline import Inline
 from agora_fargate.names import Item
 from agora_fargate.released import Released
 from agora_fargate.starting import Starter
@@ -43,6 +44,7 @@ _REMEMBERED = 1000
 class _Parts:
     api: Api
     tasks: Tasks
+    inline: Inline
     starter: Starter
 
 
@@ -66,6 +68,7 @@ class FargateProvider:
         self._new: dict[str, float] = {}
         self._ends: dict[str, float] = {}
         self._closed = threading.Event()
+        self._told = False
 
     @property
     def _made(self) -> _Parts:
@@ -75,8 +78,10 @@ class FargateProvider:
                 connection = Connection(self._target, self._config, names.agent(self._installation))
                 api = Api(connection, self._config.share)
                 tasks = Tasks(api, self._config.cluster)
-                starter = Starter(tasks, Definitions(api), self._config, self._installation)
-                self._parts = _Parts(api, tasks, starter)
+                definitions = Definitions(api)
+                inline = Inline(api, definitions)
+                starter = Starter(tasks, definitions, inline, self._config, self._installation)
+                self._parts = _Parts(api, tasks, inline, starter)
             return self._parts
 
     @property
@@ -90,7 +95,7 @@ class FargateProvider:
     @hookimpl
     def check(self, spec: Spec) -> None:
         """Refuse what no task of this target could honour, and a target without a way to AWS."""
-        definition.check(spec, self._config, definition.WORKER_CHARACTERS)
+        definition.check(spec.with_worker("x" * MAX_ID_LENGTH), self._config)
         _ = self._made
 
     @hookimpl
@@ -196,7 +201,7 @@ class FargateProvider:
 
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:
-        """List the tasks of an installation that run, and those that ECS still shows and that were not released."""
+        """List the tasks that run, or that ECS still shows and that were not released, and secrets without a task."""
         backend = self._identity(fresh=True)
         arns = list(dict.fromkeys((*self._tasks.running(), *self._tasks.stopped())))
         mine = {arn: mark for arn, mark in self._tasks.marks(arns).items() if mark.installation == installation}
@@ -215,7 +220,21 @@ class FargateProvider:
                     ended=ended,
                 )
             )
-        return owned
+        shown = {mark.id for mark in mine.values()}
+        return owned + [one for one in self._left(installation, backend) if one.handle.id not in shown]
+
+    def _left(self, installation: str, backend: str) -> Iterator[Owned]:
+        """Yield what still has inline secrets, as something that has ended."""
+        try:
+            left = self._made.inline.left(installation)
+        except PermissionDenied as error:
+            if not self._told:
+                logger.warning("inline secrets that were left behind are not listed: %s", error)
+            self._told = True
+            return
+        for id, (made, digest) in left.items():
+            handle = Ref(id, installation, "").handle(backend)
+            yield Owned(handle=handle, installation=installation, created_at=made, spec_digest=digest, ended=True)
 
     @hookimpl
     def watch(self, sink: WatchSink) -> None:
@@ -234,6 +253,8 @@ class FargateProvider:
     def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
         """Read the log stream of the task."""
         ref = self._mine(handle)
+        if not ref.arn:
+            return iter(())
         stream = logs.Stream(self._api, self._config.log_group, names.log_stream(ref.arn), since)
         if follow:
             return logs.follow(stream, tail, self._config.log_lag, lambda: self._is_over(handle))
@@ -246,13 +267,23 @@ class FargateProvider:
 
     @hookimpl
     def release(self, handle: Handle) -> None:
-        """Delete the log of a dispatch that has ended; ECS itself forgets its task an hour after the end."""
+        """Delete the log and the secrets of a dispatch that has ended; ECS itself forgets a task after an hour."""
         ref = self._mine(handle)
         (seen,) = self._observe([handle], background=False)
         if seen.phase not in (Phase.ENDED, Phase.ABSENT):
             raise ProviderError(f"{handle.id} has not ended", sent=False, retryable=True)
-        logs.remove(self._api, self._config.log_group, names.log_stream(ref.arn))
-        self._released.add(ref.arn)
+        if not ref.arn or names.is_own_family(str(seen.native.get("task_definition"))):
+            self._made.inline.remove(ref.id, ref.installation)
+        if ref.arn:
+            logs.remove(self._api, self._config.log_group, names.log_stream(ref.arn))
+            self._released.add(ref.arn)
+
+    @hookimpl
+    def remove_secrets(self, id: str) -> None:
+        """Remove the inline secrets of a dispatch that has ended, and its task definition."""
+        if self._made.starter.is_making(check_dispatch_id(id)):
+            raise Unreachable(f"a start of {id} is under way")
+        self._made.inline.remove(id, self._installation)
 
     @hookimpl
     def close(self) -> None:

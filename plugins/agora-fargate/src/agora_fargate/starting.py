@@ -6,16 +6,19 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from agora.errors import DispatchConflict, ProviderError, SubmitRefused, Unreachable
+from agora.errors import DispatchConflict, ProviderError, StopRequested, SubmitRefused, Unreachable
 from agora.hookspecs import Check
 from agora.logs import PROGRESS
 from agora.model.spec import Spec
 
-from agora_fargate import definition, story
+from agora_fargate import budget, definition, story
 from agora_fargate.api import Refusal
 from agora_fargate.config import FargateConfig
 from agora_fargate.definitions import Definitions
+from agora_fargate.inline import Inline, Own
 from agora_fargate.names import Item, Mark
 from agora_fargate.tasks import Tasks
 
@@ -48,20 +51,34 @@ _REASONS = {
 }
 
 
+@contextmanager
+def _nothing_started(sent: bool = False) -> Iterator[None]:
+    """Tell of a failure what is known of RunTask: what was sent to make ready for it starts nothing."""
+    try:
+        yield
+    except ProviderError as error:
+        error.sent = sent
+        raise
+
+
 class Starter:
     """Runs tasks.
 
     Parameters:
         tasks: where.
         definitions: where task definitions are kept.
+        inline: where inline secrets are kept.
         config: the target.
         installation: whose.
     """
 
-    def __init__(self, tasks: Tasks, definitions: Definitions, config: FargateConfig, installation: str) -> None:
+    def __init__(
+        self, tasks: Tasks, definitions: Definitions, inline: Inline, config: FargateConfig, installation: str
+    ) -> None:
         self._tasks = tasks
         self._api = tasks.api
         self._definitions = definitions
+        self._inline = inline
         self._config = config
         self._installation = installation
         self._first_sent: dict[str, tuple[float, float]] = {}
@@ -77,27 +94,41 @@ class Starter:
 
         Raises:
             DispatchConflict: there is one with another spec.
-            SubmitRefused: ECS refuses it, or has no capacity for `capacity_patience`.
+            SubmitRefused: AWS refuses it, or has no capacity for `capacity_patience`.
             StopRequested: a stop was requested before it could start.
         """
         mark = Mark(dispatch_id, self._installation, spec.digest(), self._config.stop_timeout(spec.grace))
-        body = definition.task_definition(spec, self._config, self._api.region)
-        request = definition.run_request(mark, spec, self._config)
+        request = {"cluster": self._tasks.cluster, **definition.run_request(mark, spec, self._config)}
         self._making.add(dispatch_id)
         try:
-            return self._start(mark, body, {"cluster": self._tasks.cluster, **request}, check)
+            own = self._own(dispatch_id, spec, check)
+            body = definition.task_definition(spec, self._config, self._api.region, own)
+            return self._start(mark, body, request, check)
+        except (StopRequested, SubmitRefused):
+            if spec.secrets:
+                self._inline.give_up(dispatch_id, self._installation)
+            raise
         finally:
             self._making.discard(dispatch_id)
+
+    def _own(self, dispatch_id: str, spec: Spec, check: Check) -> Own | None:
+        """Put inline secrets where ECS can read them; null where there are none."""
+        if not spec.secrets:
+            return None
+        check()
+        with _nothing_started():
+            return self._inline.make(dispatch_id, self._installation, spec, check)
 
     def _start(self, mark: Mark, body: Item, request: Item, check: Check) -> Item:
         give_up, sent = time.monotonic() + self._config.capacity_patience, False
         stale = 0
         while True:
             check()
-            revision = self._definitions.ensure(body)
+            with _nothing_started(sent):
+                revision = self._definitions.ensure(body, check)
             check()
             try:
-                why = self._run(mark, {**request, "taskDefinition": revision})
+                why = self._run(mark, {**request, "taskDefinition": revision}, check)
             except Refusal as error:
                 if _INACTIVE.search(error.words) and stale < _TRIES:
                     stale += 1
@@ -116,17 +147,13 @@ class Starter:
             if time.monotonic() + _PAUSE > give_up:
                 raise SubmitRefused(why, reason="quota_exceeded" if _QUOTA.search(why) else "no_capacity")
             progress.info("dispatch %s waits for capacity: %s", mark.id, why)
-            self._wait(check)
+            budget.sleep(_PAUSE, check)
 
-    def _wait(self, check: Check) -> None:
-        check()
-        time.sleep(_PAUSE)
-
-    def _run(self, mark: Mark, request: Item) -> Item | str:
+    def _run(self, mark: Mark, request: Item, check: Check) -> Item | str:
         """Send RunTask; return the task, or why ECS has no room for it now."""
         self._count(mark.id)
         try:
-            answer = self._api.call("RunTask", seconds=_RUN_SECONDS, **request)
+            answer = self._api.call("RunTask", seconds=_RUN_SECONDS, check=check, **request)
         except Refusal as error:
             if error.code != "ConflictException":
                 raise

@@ -18,6 +18,8 @@ def stop(tasks: Tasks, config: FargateConfig, ref: Ref, grace: int, cause: Cause
     Parameters:
         grace: seconds; ECS has none but that of the task definition.
     """
+    if not ref.arn:
+        return StopReceipt(kind=ReceiptKind.NOT_FOUND)
     task = tasks.describe([ref.arn]).get(ref.arn)
     if task is not None and (told := _told(task, config, grace)) is not None:
         return told

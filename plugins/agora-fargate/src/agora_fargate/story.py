@@ -144,6 +144,7 @@ def _moment(task: Item, name: str) -> datetime | None:
 def _native(task: Item) -> dict[str, Any]:
     told = {
         "task": task.get("taskArn"),
+        "task_definition": family(task),
         "status": task.get("lastStatus"),
         "stop_code": task.get("stopCode"),
         "platform": task.get("platformVersion"),

@@ -26,7 +26,7 @@ class Ref:
     Parameters:
         id: its dispatch.
         installation: whose it is.
-        arn: its task.
+        arn: its task; empty where only its secrets are left.
     """
 
     id: str
@@ -63,12 +63,13 @@ class Tasks:
         self._lock = threading.Lock()
 
     def describe(self, arns: Sequence[str], *, background: bool = False) -> dict[str, Item]:
-        """Return the descriptions of tasks by ARN; one that ECS does not know is left out.
+        """Return the descriptions of tasks by ARN; one that ECS does not know, and no ARN at all, is left out.
 
         Raises:
             ProviderError: ECS says of one that it failed to describe it, and not that it is missing.
         """
         found: dict[str, Item] = {}
+        arns = [arn for arn in arns if arn]
         for start in range(0, len(arns), BATCH):
             batch = list(arns[start : start + BATCH])
             answer = self.api.call("DescribeTasks", background=background, cluster=self.cluster, tasks=batch)
