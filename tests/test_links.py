@@ -69,7 +69,7 @@ def test_every_option_that_is_named_exists(page: str) -> None:
     others = {"--find-links", "--no-index", "--offline", "--install-engine"}  # of pip, scripts/wheels, scripts/setup
     others |= {"--filter", "--live-restore"}  # of docker and dockerd
     # Of aws, and of the modules of agora-fargate that are run by themselves.
-    others |= {"--account", "--cluster", "--log-group-name", "--region", "--remove", "--role"}
+    others |= {"--account", "--cluster", "--execution", "--log-group-name", "--region", "--remove", "--role"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code_of(page)))
     assert named - known - others == set()
 
