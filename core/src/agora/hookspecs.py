@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
+    from agora.model.cancel import CancelResult
     from agora.model.cause import Cause
     from agora.model.events import Event
     from agora.model.observation import Handle, LogChunk, Observation, Owned, StopReceipt
@@ -108,6 +109,10 @@ class ExtensionHooks:
     @hookspec
     def on_event(self, event: Event) -> None:
         """Hear of every lifecycle event after it was committed."""
+
+    @hookspec
+    def on_cancel(self, result: CancelResult) -> None:
+        """Hear of every answer to a cancel, refusals and unknown ids included."""
 
 
 REQUIRED_HOOKS = ("dispatch", "stop", "observe", "find", "list_owned")

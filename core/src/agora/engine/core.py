@@ -18,6 +18,7 @@ from agora.engine.extensions import Extensions
 from agora.engine.plan import Bounds
 from agora.engine.targets import Targets
 from agora.errors import ConfigError, PermissionDenied, ProviderError, Unreachable, Vetoed
+from agora.model.cancel import CancelResult
 from agora.model.events import Event
 from agora.model.record import Entry, Failure, Lease
 from agora.model.spec import Spec
@@ -84,6 +85,15 @@ class Core:
                 await anyio.to_thread.run_sync(listeners.tell, event, abandon_on_cancel=True)
         if scope.cancelled_caught:
             logger.error("dispatch %s: the extensions did not take its events within %g s", entry.id, TELL_SECONDS)
+
+    async def answered(self, result: CancelResult) -> None:
+        """Hand the answer to a cancel to the extensions that want it, as `tell` does with events."""
+        with anyio.move_on_after(TELL_SECONDS) as scope:
+            listeners = await self.extensions.listeners()
+            if listeners.hear_answers:
+                await anyio.to_thread.run_sync(listeners.answered, result, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            logger.error("dispatch %s: the extensions did not take an answer within %g s", result.id, TELL_SECONDS)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -94,7 +94,9 @@ class Engine:
 
     async def cancel(self, id: str, cause: Cause, grace: int | None = None, force: bool = False) -> CancelResult:
         """Cancel; see `Canceller.cancel`."""
-        return await self._canceller.cancel(id, cause, grace, force)
+        result = await self._canceller.cancel(id, cause, grace, force)
+        await self.core.answered(result)
+        return result
 
     async def refresh(self, entries: Sequence[Entry], seconds: float) -> set[str]:
         """Look at live dispatches for at most `seconds`.

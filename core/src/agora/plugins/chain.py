@@ -15,12 +15,13 @@ from pluggy import PluginValidationError
 
 from agora.errors import AgoraError, ProviderNotInstalled, Vetoed
 from agora.hookspecs import PROJECT, REQUIRED_HOOKS, ExtensionHooks, ProviderHooks
+from agora.model.cancel import CancelResult
 from agora.model.events import Event
 
 logger = logging.getLogger(__name__)
 
 _MARK = f"{PROJECT}_impl"
-_LISTENER = "on_event"
+_LISTENERS = ("on_event", "on_cancel")
 
 
 class TargetHooks:
@@ -57,7 +58,10 @@ class TargetHooks:
     def _add(self, extension: object, name: str) -> None:
         try:
             adapted = _adapted(extension, _extension_hook)
-            vars(adapted).pop(_LISTENER, None)
+            for listener in _LISTENERS:
+                vars(adapted).pop(listener, None)
+            if not vars(adapted):
+                return  # it only listens
             self._manager.register(adapted, name=name)
             self._manager.check_pending()
         except (PluginValidationError, ProviderNotInstalled) as error:
@@ -71,18 +75,21 @@ class TargetHooks:
 
 
 class Listeners:
-    """The extensions that hear events, whatever becomes of a dispatch's target.
+    """The extensions that hear events and answers to cancels, whatever becomes of a dispatch's target.
 
     Parameters:
-        extensions: objects that may have an `on_event`.
+        extensions: objects that may have an `on_event` or an `on_cancel`.
     """
 
     def __init__(self, extensions: Sequence[object] = ()) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(ExtensionHooks)
         for number, extension in enumerate(extensions):
-            if isinstance(getattr(getattr(extension, _LISTENER, None), _MARK, None), dict):
-                listener = SimpleNamespace(**{_LISTENER: _listener(getattr(extension, _LISTENER))})
+            hooks = [
+                name for name in _LISTENERS if isinstance(getattr(getattr(extension, name, None), _MARK, None), dict)
+            ]
+            if hooks:
+                listener = SimpleNamespace(**{name: _listener(getattr(extension, name)) for name in hooks})
                 try:
                     self._manager.register(listener, name=f"extension-{number}")
                 except PluginValidationError as error:
@@ -91,9 +98,18 @@ class Listeners:
     def __bool__(self) -> bool:
         return bool(self._manager.hook.on_event.get_hookimpls())
 
+    @property
+    def hear_answers(self) -> bool:
+        """Whether any of them hears answers to cancels."""
+        return bool(self._manager.hook.on_cancel.get_hookimpls())
+
     def tell(self, event: Event) -> None:
         """Hand an event to the extensions; blocking."""
         self._manager.hook.on_event(event=event)
+
+    def answered(self, result: CancelResult) -> None:
+        """Hand the answer to a cancel to the extensions; blocking."""
+        self._manager.hook.on_cancel(result=result)
 
 
 _Adapter = Callable[[str, Callable[..., Any], dict[str, Any]], Callable[..., Any]]
@@ -121,7 +137,7 @@ def _provider_hook(name: str, function: Callable[..., Any], options: dict[str, A
 
 
 def _extension_hook(name: str, function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    if name == _LISTENER:
+    if name in _LISTENERS:
         return function
     if not options.get("wrapper"):
         raise ProviderNotInstalled(f"{name} of an extension must be a wrapper: @hookimpl(wrapper=True)")
@@ -129,7 +145,7 @@ def _extension_hook(name: str, function: Callable[..., Any], options: dict[str, 
 
 
 def _listener(function: Callable[..., Any]) -> Callable[..., Any]:
-    blocking = _provider_hook(_LISTENER, function, {})
+    blocking = _provider_hook(function.__name__, function, {})
 
     @functools.wraps(function)
     def listener(*arguments: Any) -> None:
