@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agora.errors import InvalidRequest, PermissionDenied, Unreachable
+from agora.errors import InvalidRequest, PermissionDenied, ProviderError, Unreachable
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Phase, ReceiptKind
 from agora.model.spec import Spec
@@ -132,6 +132,19 @@ def test_a_refused_token_ends_nothing(hands: Hands) -> None:
         assert refused.value.sent is (call == hands.observe or call == hands.provider.release)
     hands.emulator.faults.clear()
     assert hands.observe(handle).phase is Phase.RUNNING
+
+
+def test_an_allocation_that_a_missing_token_hides_is_no_end(hands: Hands) -> None:
+    """Without a token a server calls an allocation unknown, with status 500."""
+    handle = hands.start()
+    hands.ready(handle)
+    words = f'Unknown allocation "{hands.allocation(handle)}"'
+    hands.emulator.faults.fail(None, operation="signal", code=500, text=words)
+    with pytest.raises(ProviderError, match="Unknown allocation"):
+        hands.provider.kill(handle)
+    hands.emulator.faults.clear()
+    assert hands.end(handle).exit_code == 42, "the job is stopped, with its grace"
+    assert not hands.processes(handle)
 
 
 def test_a_record_that_is_gone_is_no_proof_of_death(hands: Hands) -> None:

@@ -13,7 +13,7 @@ from agora.model.observation import Phase
 from agora.model.spec import Spec
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import names
-from nomad_harness import Hands, eventually, never
+from nomad_harness import GRACEFUL, Hands, eventually, never
 
 pytestmark = pytest.mark.backend("nomad")
 
@@ -30,7 +30,10 @@ def test_a_workload_runs_and_ends(hands: Hands, driver: str) -> None:
 
 @pytest.mark.parametrize("driver", ["raw_exec", "exec", "docker"])
 def test_arguments_environment_and_directory_are_exact(hands: Hands, driver: str, tmp_path: Path) -> None:
-    texts = ["$HOME", "${NOMAD_JOB_ID}", "$${X}", "%{if}", "%%{", "{{x}}", "a\n\tb\\n", '"q"', "", "-n", "\U0001f600"]
+    texts = [
+        *("$HOME", "${NOMAD_JOB_ID}", "${X:-y}", "$(X)", "$$", "$${X}", "%{if}", "%%{", "{{x}}"),
+        *("a\n\tb\\n", '"q"', "'s'", "`b`", "", "-n", "\U0001f600"),
+    ]
     script = 'i=0; for a; do i=$((i+1)); eval "v=\\$V$i"; printf "[%s][%s]" "$a" "$v"; done; pwd'
     handle = hands.start(
         command=("/bin/sh", "-c", script, "probe", *texts),
@@ -110,6 +113,23 @@ def test_a_stop_that_was_requested_before_leaves_nothing(hands: Hands) -> None:
     with pytest.raises(StopRequested):
         hands.provider.dispatch(id, Spec(command=("/bin/true",)), requested)
     assert hands.jobs() == []
+
+
+def test_what_is_on_record_is_never_called_stopped_before_its_start(hands: Hands) -> None:
+    """A stop that is requested while the answer to the registration is lost finds a job that runs."""
+    hands.provider.identity()
+    id = new_dispatch_id()
+    left = iter(range(2))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise StopRequested("somebody cancelled")
+
+    hands.emulator.faults.cut(1, after=True, operation="register")
+    spec = Spec(command=("/bin/sh", "-c", GRACEFUL), grace=5)
+    handle = hands.provider.dispatch(id, spec, check)
+    hands.ready(handle)
+    assert len(hands.jobs()) == 1
 
 
 @pytest.mark.parametrize(

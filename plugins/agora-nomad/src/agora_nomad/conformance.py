@@ -21,6 +21,7 @@ from agora_nomad.api import Api
 from agora_nomad.cluster import quoted
 from agora_nomad.config import NomadConfig
 from agora_nomad.connect import connect
+from agora_nomad.secrets import INSTALLATION
 
 #: What the probe runs in, with the driver docker; any image with a POSIX shell, `od` and `setsid` does.
 IMAGE = "busybox:1.36"
@@ -121,15 +122,25 @@ class ClusterEyes:
     def remember(self, installation: str, dispatch_id: str) -> None:
         """Leave it: what was purged cannot be brought back, and ends with its grace."""
 
+    def variables(self, installation: str) -> list[str]:
+        """Return the paths of an installation's secrets."""
+        paths = [one["Path"] for one in self.api.select("vars", prefix=names.VARIABLES)]
+        found = ((path, self.api.variable(path)) for path in paths)
+        return [path for path, one in found if one and one["Items"].get(INSTALLATION) == installation]
+
     def leftovers(self, installation: str) -> Sequence[str]:
-        """Name the jobs that carry the mark, ended ones included."""
-        return [f"job {id}" for id in self.jobs(installation)]
+        """Name the jobs that carry the mark, ended ones included, and the secrets."""
+        jobs = [f"job {id}" for id in self.jobs(installation)]
+        return jobs + [f"variable {path}" for path in self.variables(installation)]
 
     def sweep(self, installation: str) -> None:
         """Remove everything that carries the mark."""
         for id in self.jobs(installation):
             with suppress(AgoraError):
                 self.api.deregister(id, purge=True)
+        for path in self.variables(installation):
+            with suppress(AgoraError):
+                self.api.remove_variable(path)
 
 
 class EmulatedCluster(Mapping[str, Any]):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from agora.errors import PermissionDenied, ProviderError, SubmitRefused, Unreachable
+from agora.hookspecs import Check
 from agora.model.spec import Spec
 
 from agora_nomad import exact, names, story
@@ -33,11 +34,12 @@ class Secrets:
         self._api = api
         self._installation = installation
 
-    def write(self, dispatch_id: str, spec: Spec, adopted: Callable[[], Item | None]) -> Item | None:
+    def write(self, dispatch_id: str, spec: Spec, recorded: Callable[[], Item | None], check: Check) -> Item | None:
         """Write the variable of a dispatch before its job; nothing where the job is on record already.
 
         Parameters:
-            adopted: returns the job that is on record; raises where it is not the one.
+            recorded: returns the job that is on record; raises where it is not the one.
+            check: asked before each write.
         Returns:
             the job that is on record.
         Raises:
@@ -48,8 +50,9 @@ class Secrets:
         values = {name: value.get_secret_value() for name, value in spec.secrets.items()}
         items = {exact.ITEM: exact.lines(values), INSTALLATION: self._installation}
         for _ in range(_RETRIES):
-            if (job := adopted()) is not None:
+            if (job := recorded()) is not None:
                 return job
+            check()
             try:
                 self._api.write_variable(path, items, index)
             except Taken as taken:

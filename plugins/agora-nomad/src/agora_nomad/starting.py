@@ -39,7 +39,6 @@ def start(
     job = jobspec.job(dispatch_id, installation, spec, config, namespace=api.namespace, region=api.region)
 
     def recorded() -> dict[str, Any] | None:
-        check()
         found = api.job(job["ID"])
         if found is not None:
             _same(dispatch_id, installation, spec, found)
@@ -48,7 +47,7 @@ def start(
     if not spec.secrets:
         return _register(api, job, recorded, check)
     secrets = Secrets(api, installation)
-    if (found := secrets.write(dispatch_id, spec, recorded)) is not None:
+    if (found := secrets.write(dispatch_id, spec, recorded, check)) is not None:
         return found
     try:
         return _register(api, job, recorded, check)
