@@ -35,6 +35,8 @@ STUBBORN = ("sh", "-c", "trap 'echo TERM' TERM; echo READY; while :; do sleep 0.
 #: Says READY and leaves with code 9 on SIGTERM.
 GRACEFUL = ("sh", "-c", "trap 'exit 9' TERM; echo READY; while :; do sleep 0.05; done")
 SLEEP = ("sleep", "300")
+#: Seconds that a test waits for what a machine with other work takes long for.
+PATIENCE = 50
 
 
 def never() -> None:
@@ -102,7 +104,7 @@ class Docker:
         (observation,) = self.provider.observe([handle])
         return observation
 
-    def end(self, handle: Handle, within: float = 15) -> Observation:
+    def end(self, handle: Handle, within: float = PATIENCE) -> Observation:
         """Wait for the end of a workload."""
         eventually(lambda: self.look(handle).phase is Phase.ENDED, within)
         return self.look(handle)
@@ -194,7 +196,7 @@ def settings(docker: Docker) -> Settings:
     return Settings(default_target="docker", targets={"docker": target})
 
 
-def eventually(condition: Callable[[], object], within: float = 15) -> None:
+def eventually(condition: Callable[[], object], within: float = PATIENCE) -> None:
     """Wait until a condition holds, and fail after `within` seconds."""
     give_up = time.monotonic() + within
     while not condition():
@@ -251,7 +253,7 @@ def watching(provider: DockerProvider, sink: Sink) -> Iterator[threading.Thread]
     """Watch in a thread for the time of a block."""
     thread = threading.Thread(target=provider.watch, args=(sink,), daemon=True)
     thread.start()
-    assert sink.stands.wait(10)
+    assert sink.stands.wait(50)
     try:
         yield thread
     finally:

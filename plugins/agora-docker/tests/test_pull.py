@@ -19,7 +19,7 @@ from agora_docker.image import Progress
 from agora_docker.testing import images
 from agora_docker.testing.proxy import Proxy
 from docker_harness import CommandLine, Docker, eventually, never
-from engines import Registry, free_port
+from engines import Registry
 
 pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow]
 LAYER = 8_000_000
@@ -32,8 +32,8 @@ class Throttle:
         self.rate = 10**9
         self.passed = 0
         self._target = port
-        self.port = free_port()
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -156,8 +156,8 @@ def test_a_stop_ends_a_pull(docker: Docker, throttle: Throttle, pushed: str, rat
     begun = time.monotonic()
     with pytest.raises(StopRequested):
         docker.provider.dispatch(new_dispatch_id(), docker.spec("true", image=pushed), check)
-    assert time.monotonic() - begun < 10
-    assert max(later - earlier for earlier, later in itertools.pairwise(calls)) < 1.5
+    assert time.monotonic() - begun < 20
+    assert max(later - earlier for earlier, later in itertools.pairwise(calls)) < 5
     assert docker.containers() == []
     throttle.rate = 10**9
     before = throttle.passed
@@ -203,7 +203,7 @@ def test_progress_is_told(
     throttle.rate = 4_000_000
     caplog.set_level(logging.INFO, "agora.progress")
     handle = docker.start("true", image=pushed)
-    docker.end(handle, 40)
+    docker.end(handle)
     told = [record.getMessage() for record in caplog.records]
     assert told[0] == f"{pushed}: pulling"
     assert any(" bytes of 1 layers" in line and ", 0 of " not in line for line in told), told

@@ -176,7 +176,7 @@ def test_no_exit_code_is_lost_that_nobody_asked_for(docker: Docker, agora: Comma
     unseen = agora.dispatch("--no-supervisor", "--", *FAILS)
     eventually(lambda: [found["State"] for found in docker.containers()] == ["exited"])
     other = agora.dispatch("--", *SLEEP)
-    eventually(lambda: len(docker.containers()) == 1, 20)
+    eventually(lambda: len(docker.containers()) == 1)
     assert processes(other)
     record = agora.record(unseen)
     assert (record["state"], record["exit_code"], record["confirmed"]) == ("failed", 7, True)

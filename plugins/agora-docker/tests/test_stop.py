@@ -43,7 +43,7 @@ def test_one_sigterm_and_its_own_exit_code(docker: Docker) -> None:
     handle = docker.started(*GRACEFUL)
     receipt = docker.stop(handle, 10)
     assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.SIGNALLED, 10)
-    seen = docker.end(handle, 5)
+    seen = docker.end(handle)
     assert (seen.exit_code, seen.forced, seen.evidence, seen.stop_reached) == (9, False, "proven", True)
     assert processes(handle.id) == []
     assert len(docker.story(handle).signals(TERM)) == 1
@@ -53,20 +53,18 @@ def test_a_program_without_a_handler_dies_at_once(docker: Docker) -> None:
     handle = docker.start(*SLEEP)
     begun = time.monotonic()
     docker.stop(handle, 20)
-    eventually(lambda: not processes(handle.id), 5)
-    assert time.monotonic() - begun < 5
+    eventually(lambda: not processes(handle.id))
+    assert time.monotonic() - begun < 15
     assert docker.end(handle).exit_code == 143
 
 
 def test_the_engine_kills_what_ignores_sigterm_and_the_call_is_left(docker: Docker) -> None:
     handle = docker.started(*STUBBORN)
     begun = time.monotonic()
-    assert docker.stop(handle, 4).kind is ReceiptKind.SIGNALLED
-    assert time.monotonic() - begun < 2.5, "the answer does not wait for the end"
-    time.sleep(max(0.0, begun + 3 - time.monotonic()))  # the grace itself is what is looked at
-    assert processes(handle.id), "it lives a second before its grace is over"
-    eventually(lambda: not processes(handle.id), 5)
-    assert time.monotonic() - begun < 4 + 3
+    assert docker.stop(handle, 6).kind is ReceiptKind.SIGNALLED
+    assert time.monotonic() - begun < 5, "the answer does not wait for the end"
+    eventually(lambda: not processes(handle.id))
+    assert 6 <= time.monotonic() - begun < 6 + 6, "not before its grace is over, and soon after"
     seen = docker.end(handle)
     assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "proven")
     assert docker.output(handle).count(b"TERM") == 1
@@ -83,16 +81,16 @@ def test_the_escalation_survives_the_process_that_asked(docker: Docker) -> None:
         "place = Installation(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
         "provider = PROVIDER.create('there', PROVIDER.config_model(), place)\n"
         "handle = Handle.model_validate_json(sys.argv[3])\n"
-        "print(provider.stop(handle, 3, Cause(actor='tester', via=Via.API)).kind.value, flush=True)\n"
+        "print(provider.stop(handle, 6, Cause(actor='tester', via=Via.API)).kind.value, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     arguments = [docker.installation, str(docker.directory), handle.model_dump_json()]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.stdout, done.returncode) == ("signalled\n", -9), done.stderr
     assert processes(handle.id)
-    eventually(lambda: not processes(handle.id), 6)
+    eventually(lambda: not processes(handle.id))
     assert docker.end(handle).forced
 
 
@@ -101,13 +99,15 @@ def test_twenty_stops_from_two_processes_send_one_sigterm(docker: Docker) -> Non
     other = docker.another()
     cause_stop = docker.stop
     with ThreadPoolExecutor(20) as threads:
-        ours = [threads.submit(cause_stop, handle, 3) for _ in range(10)]
+        ours = [threads.submit(cause_stop, handle, 40) for _ in range(10)]
         docker.provider, mine = other, docker.provider
-        theirs = [threads.submit(cause_stop, handle, 3) for _ in range(10)]
+        theirs = [threads.submit(cause_stop, handle, 40) for _ in range(10)]
         kinds = sorted(stop.result().kind for stop in (*ours, *theirs))
     docker.provider = mine
     assert kinds == [ReceiptKind.ALREADY_STOPPING] * 19 + [ReceiptKind.SIGNALLED]
-    docker.end(handle, 8)
+    eventually(lambda: docker.output(handle).count(b"TERM") == 1)
+    docker.provider.kill(handle)
+    docker.end(handle)
     assert docker.output(handle).count(b"TERM") == 1
     assert len(docker.story(handle).signals(TERM)) == 1
 
@@ -117,15 +117,15 @@ def test_a_longer_second_grace_extends_nothing(docker: Docker) -> None:
     begun = time.monotonic()
     docker.stop(handle, 2)
     assert docker.stop(handle, 60).effective_grace == 2
-    eventually(lambda: not processes(handle.id), 6)
-    assert time.monotonic() - begun < 5
+    eventually(lambda: not processes(handle.id))
+    assert time.monotonic() - begun < 20
 
 
 def test_an_earlier_deadline_is_a_kill(docker: Docker) -> None:
     handle = docker.started(*STUBBORN)
     docker.stop(handle, 60)
     assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
-    eventually(lambda: not processes(handle.id), 3)
+    eventually(lambda: not processes(handle.id))
     seen = docker.end(handle)
     assert (seen.exit_code, seen.forced) == (137, True)
 
@@ -134,7 +134,7 @@ def test_a_plain_docker_stop_by_an_operator_honours_the_grace(docker: Docker) ->
     handle = docker.started(*STUBBORN, grace=3)
     begun = time.monotonic()
     docker.post(f"/containers/{handle.data['container']}/stop")
-    assert 2.5 < time.monotonic() - begun < 6, "neither at once nor after the engine's own 10 s"
+    assert 2.5 < time.monotonic() - begun < 9, "neither at once nor after the engine's own 10 s"
     assert docker.look(handle).ended_by is EndedBy.EXTERNAL
 
 
@@ -143,14 +143,14 @@ def test_a_paused_container_stops(docker: Docker) -> None:
     docker.post(f"/containers/{handle.data['container']}/pause")
     assert docker.look(handle).phase is Phase.RUNNING
     assert docker.stop(handle, 10).kind is ReceiptKind.SIGNALLED
-    assert docker.end(handle, 8).exit_code == 9
+    assert docker.end(handle).exit_code == 9
 
 
 def test_a_paused_container_is_killed(docker: Docker) -> None:
     handle = docker.started(*GRACEFUL)
     docker.post(f"/containers/{handle.data['container']}/pause")
     assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
-    eventually(lambda: not processes(handle.id), 5)
+    eventually(lambda: not processes(handle.id))
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -230,7 +230,7 @@ def test_on_such_an_engine_the_grace_is_left_to_the_supervisor(docker: Docker, m
     time.sleep(3)  # a grace goes by in which the engine must do nothing
     assert processes(handle.id)
     assert docker.provider.kill(handle).kind is ReceiptKind.SIGNALLED
-    eventually(lambda: not processes(handle.id), 3)
+    eventually(lambda: not processes(handle.id))
 
 
 def test_a_stop_whose_engine_lost_its_timer_is_sent_again(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +242,7 @@ def test_a_stop_whose_engine_lost_its_timer_is_sent_again(docker: Docker, monkey
         container = str(handle.data["container"])
         note.write(SentStop(container=container, grace=2, at=long_ago, accepted=True))
     assert docker.stop(handle, 2).kind is ReceiptKind.SIGNALLED
-    eventually(lambda: not processes(handle.id), 6)
+    eventually(lambda: not processes(handle.id))
 
 
 def test_an_end_after_a_left_call_proves_nothing_once_the_events_are_forgotten(
@@ -288,3 +288,40 @@ def test_an_end_that_came_while_the_stop_was_answered_is_told_with_the_answer(
 
     record = anyio.run(scenario)
     assert (record.state, record.exit_code, record.confirmed) == (State.CANCELLED, 143, True)
+
+
+@pytest.mark.parametrize(("command", "asked"), [(SLEEP, ["stop", "json"]), (STUBBORN, ["stop"])])
+def test_a_stop_is_told_of_what_it_caused_and_asks_for_nothing_twice(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], asked: list[str]
+) -> None:
+    monkeypatch.setattr(stopping, "_LEAVE", 3.0)
+    handle = docker.started(*command)
+    requests: list[str] = []
+    send = Engine.request
+
+    def counted(self: Engine, method: str, path: str, **arguments: Any) -> Any:
+        requests.append(path.rpartition("/")[2])
+        return send(self, method, path, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "request", counted)
+        receipt = docker.stop(handle, 20)
+    assert (receipt.kind, requests) == (ReceiptKind.SIGNALLED, asked)
+    assert (receipt.observation is None) == (command is STUBBORN)
+    assert [event.signal for event in docker.story(handle).events if event.action == "kill"] == [15]
+
+
+def test_a_stop_that_nobody_can_listen_to_is_sent_and_proven_all_the_same(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_LEAVE", 5.0)
+    handle = docker.start(*SLEEP)
+
+    def deaf(self: Engine, *_: Any, **__: Any) -> Any:
+        raise Unreachable("no more connections")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "stream", deaf)
+        receipt = docker.stop(handle, 20)
+    assert receipt.observation is not None
+    assert (receipt.observation.forced, receipt.observation.evidence) == (False, "proven")

@@ -52,7 +52,7 @@ def test_the_watch_returns_when_its_connection_is_cut(cuttable: Docker, proxy: P
     sink = Sink(cuttable.start(*SLEEP))
     with watching(cuttable.provider, sink) as thread:
         proxy.cut()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
 
@@ -63,7 +63,7 @@ def test_what_happened_in_a_gap_is_made_good(cuttable: Docker, proxy: Proxy) -> 
         home = cuttable.directory / "home"
         async with AgoraClient(home, settings=settings(cuttable), supervisor=False) as client:
             cuttable.installation = (home / "installation").read_text().strip()
-            handles = [await client.dispatch(cuttable.spec("sh", "-c", f"sleep 1; exit {code}")) for code in (0, 5, 7)]
+            handles = [await client.dispatch(cuttable.spec("sh", "-c", f"sleep 6; exit {code}")) for code in (0, 5, 7)]
             away = await client.dispatch(cuttable.spec(*SLEEP))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.supervise)
@@ -73,7 +73,7 @@ def test_what_happened_in_a_gap_is_made_good(cuttable: Docker, proxy: Proxy) -> 
                 await anyio.to_thread.run_sync(eventually, lambda: _live(cuttable) == 1)
                 assert {(await client.get(handle.id, refresh=False)).state.terminal for handle in handles} <= {False}
                 proxy.heal()
-                with anyio.fail_after(40):
+                with anyio.fail_after(80):
                     records = [await client.wait(handle.id) for handle in handles]
                     assert (await client.get(away.id)).state is State.RUNNING
                 tasks.cancel_scope.cancel()

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.backend("docker")
 def test_a_client_that_leaves_at_once_still_gets_its_timeout(docker: Docker, agora: CommandLine) -> None:
     id = agora.dispatch("--timeout", "2", "--grace", "2", "--", *STUBBORN)
     assert processes(id)
-    eventually(lambda: not processes(id), 20)
-    eventually(lambda: agora.record(id)["state"] == "timed_out", 20)
+    eventually(lambda: not processes(id))
+    eventually(lambda: agora.record(id)["state"] == "timed_out")
     record = agora.record(id)
     assert (record["forced"], record["confirmed"], record["cause"]["policy"]) == (True, True, "timeout")
 
@@ -30,9 +30,9 @@ def test_a_shortened_grace_is_carried_out_with_nobody_waiting(docker: Docker, ag
     assert agora.run("cancel", id).returncode == 0
     begun = time.monotonic()
     agora.run("cancel", id, "--grace", "2")
-    eventually(lambda: not processes(id), 20)
-    assert time.monotonic() - begun < 15
-    eventually(lambda: agora.record(id)["state"] == "cancelled", 20)
+    eventually(lambda: not processes(id))
+    assert time.monotonic() - begun < 40
+    eventually(lambda: agora.record(id)["state"] == "cancelled")
 
 
 def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLine) -> None:
@@ -41,7 +41,7 @@ def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLin
     (found,) = docker.containers()
     eventually(lambda: len(processes(id)) > 1)
     docker.post(f"/containers/{found['Id']}/stop", t=5)
-    eventually(lambda: agora.record(id)["state"] == "failed", 20)
+    eventually(lambda: agora.record(id)["state"] == "failed")
     record = agora.record(id)
     assert (record["reason"], record["exit_code"], record["confirmed"]) == ("stopped_externally", 0, True)
 
@@ -93,7 +93,7 @@ def test_two_hundred_containers_are_cancelled_together(docker: Docker) -> None:
                 for handle in handles:
                     tasks.start_soon(cancel, handle.id)
             assert Counter(answers) == {Outcome.STOPPING: count}
-            with anyio.fail_after(120):
+            with anyio.fail_after(400):
                 records = [await client.wait(handle.id, confirmed=True) for handle in handles]
         assert Counter(record.state for record in records) == {State.CANCELLED: count}
         assert all(record.confirmed for record in records)

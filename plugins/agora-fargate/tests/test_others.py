@@ -39,20 +39,20 @@ def test_logs_are_read_whole_from_the_end_and_since(hands: Hands) -> None:
 
 
 def test_a_followed_log_waits_for_lines_that_come_late(hands: Hands) -> None:
-    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=3)
+    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=5)
     hands.emulator.faults.lag_logs(2)
     handle = patient.start("echo first; sleep 1; echo last")
     began = time.monotonic()
     chunks = list(patient.provider.logs(handle, True, None, None))
     assert b"".join(chunk.data for chunk in chunks) == b"first\nlast\n"
     assert any(chunk.data == b"" for chunk in chunks), "an empty chunk every second"
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert hands.output(handle, follow=True, tail=1) == b"last\n"
     patient.provider.close()
 
 
 def test_a_plain_read_waits_for_the_last_lines_of_an_end_just_seen(hands: Hands) -> None:
-    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=2)
+    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=4)
     hands.emulator.faults.lag_logs(1)
     handle = patient.start("echo late; exit 0")
     patient.end(handle)
@@ -220,7 +220,7 @@ async def test_a_task_that_expired_is_lost_unless_its_end_was_recorded(tmp_path:
         settings = Settings(default_target="c", targets={"c": target}, supervisor=False)
         async with AgoraClient(tmp_path / "home", settings=settings, supervisor=False) as agora:
             known = await agora.dispatch(command=("sh", "-c", "exit 3"), grace=5)
-            assert (await agora.wait(known.id, timeout=20)).exit_code == 3
+            assert (await agora.wait(known.id, timeout=50)).exit_code == 3
             unseen = await agora.dispatch(command=("sh", "-c", "exit 4"), grace=5)
         arn = None
         hands = Hands(emulator, tmp_path, (tmp_path / "home" / "installation").read_text().strip())
@@ -231,7 +231,7 @@ async def test_a_task_that_expired_is_lost_unless_its_end_was_recorded(tmp_path:
         emulator.forget()
         assert hands.api.call("DescribeTasks", tasks=[arn])["failures"][0]["reason"] == "MISSING"
         async with AgoraClient(tmp_path / "home", settings=settings, supervisor=False) as agora:
-            record = await agora.wait(unseen.id, timeout=30)
+            record = await agora.wait(unseen.id, timeout=50)
             assert (record.state, record.exit_code, record.confirmed) == (State.LOST, None, False)
             assert (await agora.get(known.id)).exit_code == 3
             with pytest.raises(InvalidRequest, match="120"):

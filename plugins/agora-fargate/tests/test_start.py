@@ -348,6 +348,6 @@ def test_a_conflict_about_a_task_that_nobody_shows_is_still_one(hands: Hands, mo
 def test_an_end_of_memory_is_told(hands: Hands) -> None:
     script = "data=0123456789abcdef; while :; do data=$data$data; done"
     handle = hands.start(script, resources={"memory": 64 << 20})
-    seen = hands.end(handle, 30)
+    seen = hands.end(handle)
     assert (seen.exit_code, seen.oom, seen.reason) == (137, True, "oom_killed")
     eventually(lambda: not hands.processes(handle))

@@ -36,7 +36,7 @@ def test_a_stubborn_workload_is_killed_after_its_grace(hands: Hands) -> None:
     began = time.monotonic()
     assert hands.stop(handle, grace=2).effective_grace == 2
     eventually(lambda: not hands.processes(handle))
-    assert 1.5 < time.monotonic() - began < 5
+    assert 1.5 < time.monotonic() - began < 20
     seen = hands.end(handle)
     assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "inferred")
 
@@ -139,7 +139,7 @@ def test_a_busy_service_is_asked_again_for_a_while(hands: Hands, fault: str, mon
     began = time.monotonic()
     with pytest.raises(Unreachable, match="DescribeTasks") as caught:
         hands.stop(handle)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert caught.value.sent is (fault == "fail")
 
 

@@ -29,7 +29,7 @@ def never() -> None:
     """A check that never asks to stop."""
 
 
-def eventually(look: Callable[[], Any], within: float = 30.0) -> Any:
+def eventually(look: Callable[[], Any], within: float = 50.0) -> Any:
     """Look until something is true."""
     until = time.monotonic() + within
     while not (seen := look()):
@@ -73,7 +73,7 @@ class Hands:
     def ready(self, handle: Handle) -> None:
         """Wait until the script says that it is ready."""
         eventually(lambda: b"ready" in self.output(handle))
-        assert self.observe(handle).phase in (Phase.RUNNING, Phase.ENDED)
+        eventually(lambda: self.observe(handle).phase in (Phase.RUNNING, Phase.ENDED))
 
     def stop(self, handle: Handle, grace: int = 3, reason: str = "a test") -> StopReceipt:
         """Stop a workload."""
@@ -84,7 +84,7 @@ class Hands:
         (seen,) = self.provider.observe([handle])
         return seen
 
-    def end(self, handle: Handle, within: float = 30.0) -> Observation:
+    def end(self, handle: Handle, within: float = 50.0) -> Observation:
         """Wait for the end of a workload."""
         eventually(lambda: self.observe(handle).phase is Phase.ENDED, within)
         return self.observe(handle)

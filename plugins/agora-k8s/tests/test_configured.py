@@ -34,7 +34,7 @@ def test_a_configured_cluster_is_tested_whole(tmp_path: Path) -> None:
         command += ["--target-config", str(tmp_path / "cluster.toml"), "--report", str(tmp_path / "report.json")]
         command += [word for id in HANDS for word in ("--only", id)]
         environment = {**os.environ, "AGORA_HOME": str(tmp_path / "home")}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     report = json.loads((tmp_path / "report.json").read_text())
     assert {row["id"]: row["status"] for row in report["checks"]} == dict.fromkeys(HANDS, "pass"), done.stdout
     assert report["backend"]["emulated"] is False, "nothing told the suite that it is an emulator"

@@ -67,7 +67,7 @@ async def test_a_stop_that_was_not_ours_is_told_apart(
         assert job is not None
 
         async def end() -> Record:
-            return await agora.wait(handle.id, timeout=20)
+            return await agora.wait(handle.id, timeout=50)
 
         act(mine, job, mine.pods(found)[0])
         record = await end()
@@ -84,7 +84,7 @@ async def test_an_image_that_cannot_be_had_fails_with_the_clusters_words(
 ) -> None:
     async with client(emulator, tmp_path, start_patience=1) as agora:
         handle = await agora.dispatch(command=("true",), image="missing/image:1")
-        record = await agora.wait(handle.id, timeout=30)
+        record = await agora.wait(handle.id, timeout=50)
     assert (record.state, record.reason, record.exit_code) == (State.FAILED, "image_missing", None)
     assert record.confirmed is True
     assert "missing/image:1" in str([note.data for note in record.notes])
@@ -164,7 +164,7 @@ async def test_a_second_copy_is_killed_and_told_on_the_record(
         async with anyio.create_task_group() as group:
             group.start_soon(agora.wait, other.id)
             if over:
-                await agora.wait(handle.id, timeout=20)
+                await agora.wait(handle.id, timeout=50)
             else:
                 mine.ready(found)
                 group.start_soon(agora.wait, handle.id)
@@ -189,7 +189,7 @@ async def test_a_second_copy_is_killed_and_told_on_the_record(
             assert bool(mine.processes(found)) is not over, "the first one is left alone"
             await agora.cancel(other.id)
             await agora.cancel(handle.id)
-            record = await agora.wait(handle.id, timeout=20)
+            record = await agora.wait(handle.id, timeout=50)
         wanted = (State.FAILED, 3) if over else (State.CANCELLED, 42)
         assert (record.state, record.exit_code) == wanted
         mine.clean()
@@ -207,7 +207,7 @@ def test_the_jobs_own_deadline_is_told(hands: Hands) -> None:
 
 def test_memory_that_runs_out_is_told(hands: Hands) -> None:
     handle = hands.start("d=0123456789abcdef; while :; do d=$d$d; done", resources={"memory": 32 << 20})
-    seen = hands.end(handle, 30)
+    seen = hands.end(handle)
     assert (seen.oom, seen.exit_code) == (True, 137)
 
 

@@ -111,5 +111,5 @@ def test_a_stop_is_not_refused_for_want_of_the_right_to_write_the_cause(tmp_path
 
 def test_the_package_prints_its_manifest() -> None:
     command = [sys.executable, "-m", "agora_k8s.rbac"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
     assert printed.stdout == rbac.text()

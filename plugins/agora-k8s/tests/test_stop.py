@@ -52,7 +52,7 @@ def test_a_stubborn_workload_is_killed_after_its_grace(hands: Hands) -> None:
     began = time.monotonic()
     hands.stop(handle, grace=2)
     seen = hands.end(handle)
-    assert 1.5 < time.monotonic() - began < 15
+    assert 1.5 < time.monotonic() - began < 20
     assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "inferred")
     assert hands.processes(handle) == []
 
@@ -65,15 +65,17 @@ def test_the_grace_is_never_shorter_than_the_kubelets(hands: Hands) -> None:
     assert pod["metadata"]["deletionGracePeriodSeconds"] == 2
 
 
-def test_many_stops_send_one_signal(hands: Hands) -> None:
-    handle = hands.start("trap 'n=1' TERM; echo ready; while [ -z $n ]; do sleep 0.05; done; sleep 2; exit 7")
+def test_many_stops_send_one_signal(hands: Hands, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    handle = hands.start(f"trap 'n=1' TERM; echo ready; until [ -n \"$n\" -a -e {go} ]; do sleep 0.05; done; exit 7")
     hands.ready(handle)
     receipts = []
-    threads = [threading.Thread(target=lambda: receipts.append(hands.stop(handle, grace=6))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: receipts.append(hands.stop(handle, grace=40))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
+    go.touch()
     kinds = {receipt.kind for receipt in receipts}
     assert kinds <= {ReceiptKind.SIGNALLED, ReceiptKind.ALREADY_STOPPING}
     assert len(receipts) == 8
