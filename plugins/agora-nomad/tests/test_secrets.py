@@ -148,9 +148,11 @@ def test_without_the_right_nothing_is_started_and_the_right_is_named(tmp_path: P
         bare = "".join(policy.text().partition("  # For secrets")[0]) + "}\n"
         (tmp_path / "token").write_text(emulator.token(bare), encoding="utf-8")
         hands = Hands(emulator, tmp_path, token_file=tmp_path / "token")
+        id = new_dispatch_id()
         with pytest.raises(PermissionDenied, match="right to write variables at nomad/jobs/agora-"):
-            hands.start("exit 0", secrets={"TOKEN": HIDDEN})
+            hands.start("exit 0", id=id, secrets={"TOKEN": HIDDEN})
         assert hands.jobs() == []
+        hands.provider.remove_secrets(id)  # nobody has to try that for days
         # Everything else needs no such right.
         handle = hands.start("exit 0")
         assert hands.end(handle).exit_code == 0
@@ -253,6 +255,24 @@ def test_a_removal_that_is_not_answered_is_no_removal(hands: Hands, monkeypatch:
     hands.emulator.faults.clear()
     hands.provider.remove_secrets(handle.id)
     assert not mine(hands, handle.id)
+
+
+def test_a_removal_without_the_right_is_no_removal(tmp_path: Path) -> None:
+    with NomadEmulator(acl=True) as emulator:
+        (tmp_path / "token").write_text(emulator.token(policy.text()), encoding="utf-8")
+        hands = Hands(emulator, tmp_path, token_file=tmp_path / "token")
+        handle = hands.start("exit 0", secrets={"TOKEN": HIDDEN})
+        hands.end(handle)
+        (tmp_path / "poor").write_text(emulator.token(policy.text().replace('"destroy",', "")), encoding="utf-8")
+        poor = Hands(emulator, tmp_path, token_file=tmp_path / "poor")
+        with pytest.raises(PermissionDenied):
+            poor.provider.remove_secrets(handle.id)
+        emulator.collect_garbage()
+        with pytest.raises(PermissionDenied):
+            poor.provider.remove_secrets(handle.id)
+        assert mine(hands, handle.id)
+        for one in (poor, hands):
+            one.provider.close()
 
 
 def stopped_after(looks: int) -> Callable[[], None]:

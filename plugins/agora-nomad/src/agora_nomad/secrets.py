@@ -7,6 +7,7 @@ value is ever looked at again on its way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
@@ -16,6 +17,8 @@ from agora.model.spec import Spec
 
 from agora_nomad import exact, names, story
 from agora_nomad.api import Api, Item, Refusal, Taken
+
+logger = logging.getLogger(__name__)
 
 #: Item of the variable: the mark by which a leftover is known.
 INSTALLATION = "installation"
@@ -73,9 +76,16 @@ class Secrets:
         Parameters:
             installation: whose it is; ours if none is named.
         """
-        job = self._api.job(names.job_id(dispatch_id))
-        if job is None or names.is_ours(job, dispatch_id, installation or self._installation):
-            self._api.remove_variable(names.secrets_path(dispatch_id))
+        path, job = names.secrets_path(dispatch_id), self._api.job(names.job_id(dispatch_id))
+        if job is not None and not names.is_ours(job, dispatch_id, installation or self._installation):
+            return
+        try:
+            self._api.remove_variable(path)
+        except PermissionDenied as error:
+            if job is not None or self._api.select("vars", prefix=path):
+                raise
+            # A token without any right on variables could not write one: the start was refused for it.
+            logger.info("no secrets of %s are to be seen, and none may be removed: %s", dispatch_id, error)
 
     def leftovers(self, installation: str, known: Collection[str]) -> Mapping[str, datetime]:
         """Find the variables of an installation that have no job: by dispatch id, with the time of their making.
