@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import anyio
+import anyio.to_thread
 
 from agora.engine.core import Core
 from agora.engine.deliver import SHORTEST_ATTEMPT, Deliverer
+from agora.engine.inbox import tell
 from agora.errors import ConfigError, DispatchNotFound, InvalidRequest
 from agora.model.cancel import CancelResult, Outcome
 from agora.model.cause import Cause
@@ -37,7 +41,9 @@ class Canceller:
         self._core = core
         self._deliverer = deliverer
 
-    async def cancel(self, id: str, cause: Cause, grace: int | None, force: bool) -> CancelResult:
+    async def cancel(
+        self, id: str, cause: Cause, grace: int | None, force: bool, soft: int | None = None
+    ) -> CancelResult:
         """Record a request and make the first attempt; comes back within 10 s.
 
         Parameters:
@@ -45,18 +51,20 @@ class Canceller:
             cause: who asks and why.
             grace: seconds, whole, at least 2; 0 only with `force`; the dispatch's own by default.
             force: kill without grace.
+            soft: seconds for which its worker is asked to end by itself, before the stop is sent.
         Raises:
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
         check_dispatch_id(id)
         check_grace(grace, force)
+        check_soft(soft, force)
         until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS - SHORTEST_ATTEMPT)
         try:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
-        asked = await self._asked(entry, cause, grace or None, force)
+        asked = replace(await self._asked(entry, cause, grace or None, force), soft=soft)
         applied, below = await self._core.request(entry, asked)
         results: dict[str, CancelResult] = {}
         told = anyio.Event()
@@ -83,6 +91,9 @@ class Canceller:
         after = applied.entry
         left = (until - self._core.store.now()).total_seconds() + SHORTEST_ATTEMPT
         with anyio.move_on_after(left) as scope:
+            if told := _news(after, self._core.store.now()):
+                work = partial(tell, self._core.store.home, after, **told)
+                await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
             after = await self._sent(after, outcome, until)
         if scope.cancelled_caught:
             after = await self._core.store.read(after.id)
@@ -133,6 +144,34 @@ def check_grace(grace: int | None, force: bool) -> None:
         raise InvalidRequest("grace 0 kills without grace: say so with force")
     if not MIN_GRACE <= grace <= MAX_TIMEOUT:
         raise InvalidRequest(f"grace {grace} s is outside {MIN_GRACE} to {MAX_TIMEOUT} s")
+
+
+def check_soft(soft: int | None, force: bool) -> None:
+    """Refuse a malformed time to end by itself.
+
+    Raises:
+        InvalidRequest: not a whole number of seconds from 1 to the cap, or together with force.
+    """
+    if soft is None:
+        return
+    if isinstance(soft, bool) or not isinstance(soft, int):
+        raise InvalidRequest(f"soft {soft!r} is not a whole number of seconds")
+    if not 1 <= soft <= MAX_TIMEOUT:
+        raise InvalidRequest(f"soft {soft} s is outside 1 to {MAX_TIMEOUT} s")
+    if force:
+        raise InvalidRequest("soft asks it to end by itself, and force kills it at once: choose one")
+
+
+def _news(entry: Entry, now: datetime) -> dict[str, float]:
+    """Return what the worker of a dispatch that is being stopped cannot know yet."""
+    if not entry.askable or entry.state is not State.STOPPING:
+        return {}
+    told: dict[str, float] = {}
+    if entry.asked_until is not None and entry.asked_until > now:
+        told["ask"] = (entry.asked_until - now).total_seconds()
+    if entry.stop_grace is not None and entry.stop_grace < entry.grace:
+        told["grace"] = entry.stop_grace
+    return told
 
 
 _ENDED = {

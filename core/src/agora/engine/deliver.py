@@ -52,6 +52,8 @@ class Deliverer:
                 entry = await store.read(entry.id)
                 if not entry.live or (entry.accepted_at is not None and entry.state is State.STOPPING):
                     return entry
+                if entry.asked_until is not None and entry.asked_until > now:
+                    return entry  # its worker ends it by itself, perhaps; a supervisor goes on then
                 claimed = entry.attempt is not None and entry.attempt.lease.until > now
                 submitting = entry.submitter is not None and entry.submitter.until > now
                 if entry.handle is not None and not claimed:

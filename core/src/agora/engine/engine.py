@@ -92,9 +92,11 @@ class Engine:
                 )
         self._identified.add(target.name)
 
-    async def cancel(self, id: str, cause: Cause, grace: int | None = None, force: bool = False) -> CancelResult:
+    async def cancel(
+        self, id: str, cause: Cause, grace: int | None = None, force: bool = False, soft: int | None = None
+    ) -> CancelResult:
         """Cancel; see `Canceller.cancel`."""
-        result = await self._canceller.cancel(id, cause, grace, force)
+        result = await self._canceller.cancel(id, cause, grace, force, soft)
         await self.core.answered(result)
         return result
 

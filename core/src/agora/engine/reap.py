@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal
 
+import anyio.to_thread
+
 from agora.config import TargetConfig
 from agora.engine.core import Core
+from agora.engine.inbox import forget
 from agora.engine.targets import LOOK_SECONDS, STOP_SECONDS, Target
 from agora.errors import AgoraError, DispatchNotFound
 from agora.model.base import Model
@@ -144,6 +147,8 @@ class Reaper:
             except AgoraError as error:
                 logger.warning("dispatch %s: kept, since its target cannot be asked: %s", entry.id, error)
                 return False
+        if entry.askable:
+            await anyio.to_thread.run_sync(forget, self._core.store.home, entry)
         await self._core.store.delete(entry.id)
         return True
 

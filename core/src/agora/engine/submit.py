@@ -13,6 +13,7 @@ import anyio
 from agora.engine.core import CLAIM_SECONDS, Core, failure_of, was_sent
 from agora.engine.deliver import Deliverer
 from agora.engine.find import Finder
+from agora.engine.inbox import inbox_of
 from agora.engine.targets import LOOK_SECONDS, Target
 from agora.errors import (
     AgoraError,
@@ -107,6 +108,7 @@ class Submitter:
             spec=spec.public(),
             digest=spec.digest(),
             config=dict(target.config.table),
+            askable=target.limits.shares_files,
             parent=parent,
             owned=owned,
             submitter=self._core.lease(),
@@ -136,7 +138,7 @@ class Submitter:
             f"target {target.name!r} gave no sign of starting the dispatch within {SILENT_SECONDS:g} s"
         )
         signs = _Signs()
-        sent = spec.with_worker(entry.id)
+        sent = spec.with_worker(entry.id, str(inbox_of(core.store.home, entry)) if entry.askable else None)
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as call:
                 tasks.start_soon(self._keep_claim, entry, signs, call)

@@ -139,6 +139,8 @@ class Entry(Record):
         config: the target's resolved configuration, without secrets.
         handle: set once the provider returned it or it was found.
         seen: any sign of the workload was seen; from then on it is never sent again.
+        askable: its worker can be asked to end by itself.
+        asked_until: when the stop is sent after it was asked; of no meaning for what was not.
         parent: the dispatch whose cancel cancels this one.
         owned: the process that dispatched it as a member of a group and has not let go of it; when that one dies, it is
             cancelled.
@@ -177,6 +179,8 @@ class Entry(Record):
     config: dict[str, Any] = Field(default_factory=dict)
     handle: Handle | None = None
     seen: bool = False
+    askable: bool = False
+    asked_until: AwareDatetime | None = None
     parent: str | None = None
     owned: Lease | None = None
     submitter: Lease | None = None

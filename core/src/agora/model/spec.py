@@ -20,6 +20,7 @@ WORKER_VARIABLES = frozenset(
         "AGORA_DISPATCH_ID",
         "AGORA_WORKER_GRACE",
         "AGORA_WORKER_HEARTBEAT",
+        "AGORA_WORKER_INBOX",
         "AGORA_WORKER_SECRETS",
         "AGORA_WORKER_TIMEOUT",
     }
@@ -144,11 +145,12 @@ class Spec(Model):
         data["secrets"] = sorted(self.secrets)
         return data
 
-    def with_worker(self, dispatch_id: str) -> "Spec":
+    def with_worker(self, dispatch_id: str, inbox: str | None = None) -> "Spec":
         """Return the spec as it is sent: with the variables that tell a worker inside what was agreed.
 
         Parameters:
             dispatch_id: the dispatch.
+            inbox: the file by which a worker is told of what is asked later; null where it can see none.
         """
         told = {
             "AGORA_DISPATCH_ID": dispatch_id,
@@ -157,6 +159,8 @@ class Spec(Model):
             # The one character that no name of a variable has.
             "AGORA_WORKER_SECRETS": "=".join(sorted(self.secrets)),
         }
+        if inbox is not None:
+            told["AGORA_WORKER_INBOX"] = inbox
         if self.heartbeat_timeout is not None:
             told["AGORA_WORKER_HEARTBEAT"] = str(self.heartbeat_timeout)
         return self.model_copy(update={"env": {**told, **self.env, "AGORA_DISPATCH_ID": dispatch_id}})

@@ -51,7 +51,10 @@ def decide(draft: Draft, seen: Observation, *, proven_earlier: bool = False) -> 
     entry = draft.entry
     _fill(draft, seen)
     begun = entry.first_reached is not None or entry.attempt is not None
-    if entry.cause is not None and begun and not proven_earlier and seen.stop_reached is not False:
+    by_stop = begun and not proven_earlier and seen.stop_reached is not False
+    # Its own word that it ended because it was asked to.
+    by_asking = entry.asked_until is not None and entry.acknowledged is not None
+    if entry.cause is not None and (by_stop or by_asking):
         end(draft, stopped_state(entry), confirmed=True, reason=seen.reason, message=seen.message)
     else:
         state, reason = own_result(seen)

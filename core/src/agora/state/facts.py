@@ -116,6 +116,7 @@ class CancelAsked:
         shorten: the target can bring the kill forward.
         force_kill: the target can kill without grace.
         claim: of whoever sends the stop at once; where this is the first request, it begins the first attempt.
+        soft: seconds for which a running worker is asked to end by itself, before the stop is sent; null for none.
     """
 
     cause: Cause
@@ -124,6 +125,7 @@ class CancelAsked:
     shorten: bool = True
     force_kill: bool = True
     claim: Lease | None = None
+    soft: int | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
     grace = entry.grace if fact.grace is None else fact.grace
     draft.set(cause=fact.cause, stop_grace=grace, force=fact.force, requested_stop_at=draft.now)
     cause = fact.cause.model_dump(mode="json")
-    draft.emit(EventType.CANCEL_REQUESTED, cause=cause, grace=grace, force=fact.force)
+    soft = {} if fact.soft is None else {"soft": fact.soft}
+    draft.emit(EventType.CANCEL_REQUESTED, cause=cause, grace=grace, force=fact.force, **soft)
     if entry.state is State.PENDING:
         end(draft, State.CANCELLED, confirmed=True, reason="never_submitted")
         return Outcome.CANCELLED
@@ -50,6 +51,11 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         draft.set(delivered=None)
         end(draft, stopped_state(draft.entry), confirmed=True, reason="never_submitted")
         return Outcome.CANCELLED
+    if fact.soft is not None and entry.state is State.RUNNING:
+        if entry.askable:
+            _ask(draft, fact.soft)
+            return Outcome.STOPPING
+        _degrade(draft, "soft")
     if fact.claim is not None:
         attempt_began(draft, facts.AttemptBegan("kill" if fact.force else "stop", fact.claim))
     return Outcome.STOPPING
@@ -59,12 +65,25 @@ def below(asked: facts.CancelAsked, parent: str) -> facts.CancelAsked:
     """Turn a request into that of a dispatch below the one that was cancelled, which keeps its own grace."""
     words = f"{parent} was stopped" + (f": {asked.cause.reason}" if asked.cause.reason else "")
     values = {"policy": "parent_cancelled", "reason": words[:MAX_REASON]}
-    return facts.CancelAsked(asked.cause.model_copy(update=values), None, asked.force)
+    return facts.CancelAsked(asked.cause.model_copy(update=values), None, asked.force, soft=asked.soft)
+
+
+def _ask(draft: Draft, seconds: int) -> None:
+    """Let the worker end by itself first; at the deadline the stop is due whatever was asked."""
+    until = draft.now + timedelta(seconds=seconds)
+    if draft.entry.deadline is not None:
+        until = max(draft.now, min(until, draft.entry.deadline))
+    draft.set(asked_until=until, retry_at=until, delivered=None)
 
 
 def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:
     """A later cancel keeps the first cause; it may only bring the kill forward."""
     entry = draft.entry
+    if fact.soft is not None:
+        return  # less than what it was asked for already
+    if entry.asked_until is not None and entry.attempts == 0:
+        draft.set(retry_at=None, delivered=False)
+        draft.set(asked_until=min(draft.now, entry.asked_until))
     kill_at = entry.kill_at
     if kill_at is None:
         grace = entry.stop_grace or entry.grace

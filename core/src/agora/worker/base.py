@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 
-from agora.worker import children, stages
+from agora.worker import children, inbox, stages
+from agora.worker.inbox import Inbox
 from agora.worker.outbox import Outbox
 from agora.worker.secrets import Secrets
 from agora.worker.sinks import ways_out
@@ -71,6 +73,8 @@ class BaseWorker(ABC):
         self._inside = False
         self._heard = False
         self._callbacks: list[Callable[[], object]] = []
+        self._ask_callbacks: list[Callable[[], object]] = []
+        self._wanted = False
         self._channels: list[Channel] = []
         self._told = threading.Event()
         self._left = threading.Event()
@@ -83,6 +87,19 @@ class BaseWorker(ABC):
     def cancelled(self) -> bool:
         """Whether SIGTERM came before the program was through."""
         return self._end.get("as") == "cancelled"
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked it to end by itself, with what it is at done; SIGTERM comes some time later."""
+        return self._wanted
+
+    def on_ask(self, callback: Callable[[], object]) -> None:
+        """Have something called when it is asked to end by itself, in a thread of its own.
+
+        Parameters:
+            callback: what to call; nothing waits for it.
+        """
+        self._ask_callbacks.append(callback)
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Have something called when SIGTERM comes, in a thread of its own, all of them at once.
@@ -149,6 +166,7 @@ class BaseWorker(ABC):
         around = Surroundings()
         self._grace = self._grace or around.grace
         self._budgets = {**stages.budgets(self._grace), **self._chosen}
+        self._inbox = Inbox(around.inbox)
         self._secrets = Secrets(around.secrets)
         heartbeats = self._heartbeat_every
         if heartbeats is None:
@@ -176,7 +194,7 @@ class BaseWorker(ABC):
 
     def _guard(self) -> None:
         """Wait for SIGTERM, then end the program, stage by stage; in a thread of its own."""
-        while signal.SIGTERM not in os.read(self._pipe, 64):
+        while signal.SIGTERM not in self._listen():
             if self._end.get("as") == "finished":
                 os.close(self._pipe)
                 return
@@ -184,6 +202,7 @@ class BaseWorker(ABC):
         if not self.cancelled:
             return
         self._told.set()
+        self._shorten()
         self._stage("program", [*map(self._hooked, self._callbacks), self._left.wait])
         self._outbox.put("dispatch.cancelled", {"clean": self.outcomes["program"] == "done", "grace": self._grace})
         self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9)])
@@ -199,6 +218,24 @@ class BaseWorker(ABC):
             pass  # it is ending, and hangs later than where it writes out what is left
         os._exit(EXIT_CODE)
 
+    def _listen(self) -> bytes:
+        """Wait for signals, and meanwhile for somebody who asks it to end."""
+        while not self._wanted and self._inbox.path is not None:
+            if select.select([self._pipe], [], [], inbox.EVERY)[0]:
+                break
+            if self._inbox.seconds("ask") is not None:
+                self._wanted = True
+                for callback in self._ask_callbacks:
+                    stages.Run(self._hooked(callback), "ask")
+        return os.read(self._pipe, 64)
+
+    def _shorten(self) -> None:
+        """Let the stages shrink with a grace that is shorter than the one of the spec."""
+        grace = self._inbox.seconds("grace")
+        if grace is not None and self._grace is not None and grace < self._grace:
+            self._grace = grace
+            self._budgets = {**stages.budgets(grace), **self._chosen}
+
     def _stage(self, name: str, works: list[Callable[[], object]]) -> None:
         self.outcomes[name] = stages.run(works, self._budgets[name], name)
 
@@ -206,8 +243,14 @@ class BaseWorker(ABC):
         """Return a call of the program's own, as a thread can make it."""
         return hook
 
-    def _finish(self) -> None:
-        """Let go of everything after an end of the program's own."""
+    def _finish(self, clean: bool) -> None:
+        """Let go of everything after an end of the program's own.
+
+        Parameters:
+            clean: it was no error.
+        """
+        if self._wanted:
+            self._outbox.put("dispatch.cancelled", {"clean": clean, "asked": True})
         works: list[Callable[[], object]] = [self._hooked(channel.release) for channel in self._channels]
         works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove]
         self.outcomes["finish"] = stages.run(works, FINISH_SECONDS, "finish")

@@ -53,7 +53,7 @@ class BlockingWorker(BaseWorker):
     ) -> None:
         self._inside = False
         if self._claim("finished"):
-            self._finish()
+            self._finish(clean=kind is None)
             self.forget()
             return
         self._leave()

@@ -18,6 +18,7 @@ class Surroundings:
         timeout: seconds that the dispatch may take, null outside of one.
         secrets: names of the inline secrets.
         events: where events go: `stdout`, `stderr`, `none` or the path of a file.
+        inbox: the file in which Agora tells what is asked; null where there is none.
         url: address of a control plane that takes events; null for none.
         token: what it is asked with; null for nothing.
         redis: address of a Redis server that takes events; null for none.
@@ -33,6 +34,7 @@ class Surroundings:
         # Joined by the one character that no name of a variable has.
         self.secrets = tuple(name for name in get("AGORA_WORKER_SECRETS", "").split("=") if name)
         self.events = get("AGORA_WORKER_EVENTS") or ("stdout" if self.dispatch_id else "none")
+        self.inbox = get("AGORA_WORKER_INBOX") or None
         self.url = get("AGORA_WORKER_URL") or None
         self.token = get("AGORA_WORKER_TOKEN") or None
         self.redis = get("AGORA_WORKER_REDIS") or None
