@@ -29,7 +29,7 @@ def never() -> None:
     """A check that never asks to stop."""
 
 
-def eventually(look: Callable[[], Any], within: float = 15.0) -> Any:
+def eventually(look: Callable[[], Any], within: float = 50.0) -> Any:
     """Look until something is true."""
     until = time.monotonic() + within
     while not (seen := look()):
@@ -86,7 +86,7 @@ class Hands:
         (seen,) = self.provider.observe([handle])
         return seen
 
-    def end(self, handle: Handle, within: float = 15.0) -> Observation:
+    def end(self, handle: Handle, within: float = 50.0) -> Observation:
         """Wait for the end of a workload."""
         eventually(lambda: self.observe(handle).phase is Phase.ENDED, within)
         return self.observe(handle)

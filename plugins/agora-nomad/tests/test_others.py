@@ -59,7 +59,7 @@ def test_a_stop_or_a_signal_by_somebody_else_is_external(hands: Hands) -> None:
 
 def test_the_backstop_is_told_as_a_deadline(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agora_nomad.jobspec.BACKSTOP", 0)
-    handle = hands.start(STUBBORN, timeout=1, grace=2)
+    handle = hands.start(STUBBORN, timeout=1, grace=5)
     hands.ready(handle)
     # While its grace runs, the allocation is `complete` already.
     eventually(lambda: hands.allocations(handle)[0]["ClientStatus"] == "complete")
@@ -73,18 +73,20 @@ def test_the_backstop_is_told_as_a_deadline(hands: Hands, monkeypatch: pytest.Mo
 def test_memory_is_told(hands: Hands) -> None:
     script = "x=0123456789abcdef; while :; do x=$x$x; done"
     handle = hands.start(script, resources={"memory": 32 << 20}, options={"driver": "docker"})
-    seen = hands.end(handle, 30)
+    seen = hands.end(handle)
     assert (seen.exit_code, seen.oom, seen.reason, seen.stop_reached) == (137, True, "oom_killed", False)
 
 
 # -- away is not gone --------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_is_away_ends_nothing_and_comes_back(alone: Hands) -> None:
-    handle = alone.start("echo ready; sleep 2; exit 7")
+def test_a_client_that_is_away_ends_nothing_and_comes_back(alone: Hands, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    handle = alone.start(f"echo ready; until [ -e {go} ]; do sleep 0.05; done; exit 7")
     alone.ready(handle)
     alone.emulator.node_away()
     eventually(lambda: alone.observe(handle).reachable is False)
+    go.touch()
     assert alone.allocations(handle)[0]["ClientStatus"] == "unknown"
     eventually(lambda: not alone.processes(handle))
     seen = alone.observe(handle)

@@ -63,11 +63,11 @@ def whole_life(hands: Hands) -> None:
     """Do everything that the provider can do."""
     sink = Sink()
     with watching(hands, sink):
-        eventually(lambda: sink.up or sink.error, 5)
+        eventually(lambda: sink.up or sink.error)
         handle = hands.start(STUBBORN, grace=20, secrets={"TOKEN": "x"})
         sink.live[handle.id] = handle
         hands.ready(handle)
-        eventually(lambda: sink.last(handle).phase is Phase.RUNNING or sink.asked or sink.error, 5)
+        eventually(lambda: sink.last(handle).phase is Phase.RUNNING or sink.asked or sink.error)
         assert hands.stop(handle, grace=20).kind is ReceiptKind.SIGNALLED
         receipt = hands.provider.kill(handle)
         if receipt.degraded:
@@ -101,7 +101,7 @@ def test_the_policy_is_printed_for_a_namespace() -> None:
         *("write", "destroy", "list", "read"),
     ] == CAPABILITIES
     command = [sys.executable, "-m", "agora_nomad.policy", "work-1"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout
     assert 'namespace "work-1" {' in printed
     assert printed.replace("work-1", "default") == policy.text()
     with pytest.raises(ValueError, match="not the name"):
@@ -126,7 +126,7 @@ async def test_without_the_right_to_signal_a_stop_is_degraded_and_never_refused(
         before = len(guarded.faults.requests("signal"))
         result = await agora.cancel(handle.id, reason="a test", **({"force": True} if force else {"grace": 2}))
         assert result.delivered
-        record = await agora.wait(handle.id, timeout=20)
+        record = await agora.wait(handle.id, timeout=50)
         assert record.state is State.CANCELLED
         assert record.confirmed is True
         assert "force" in record.degraded or "grace" in record.degraded

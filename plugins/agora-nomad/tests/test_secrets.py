@@ -378,7 +378,7 @@ async def test_after_the_end_the_engine_has_them_removed(settings: Settings, tmp
         handle = await agora.dispatch(
             command=("/bin/sh", "-c", "test ${#TOKEN} = 30"), secrets={"TOKEN": HIDDEN}, timeout=60
         )
-        record = await agora.wait(handle.id, timeout=20)
+        record = await agora.wait(handle.id, timeout=50)
         assert (record.state, record.exit_code) == (State.SUCCEEDED, 0)
     config: Any = PROVIDER.config_model(**settings.targets["c"].table)
     api = Api(connect("t", config))

@@ -88,7 +88,7 @@ def test_the_client_is_imported_only_when_a_hook_needs_it() -> None:
         "PROVIDER.create('t', PROVIDER.config_model(), Installation('i', pathlib.Path('.')))\n"
         "assert not {'nomad', 'requests', 'urllib3'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ],
         check=True,
         capture_output=True,
-        timeout=30,
+        timeout=50,
     )
     return cert, key
 
@@ -339,10 +339,10 @@ def test_404_is_absent_and_other_pages_are_no_answer(agent: Agent) -> None:
 
 
 def test_nobody_there_was_certainly_not_asked() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(Unreachable) as away:
-        api_of(f"http://127.0.0.1:{port}").job("x")
+    with socket.socket() as held:  # by us, so that nobody else can listen there
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(Unreachable) as away:
+            api_of(f"http://127.0.0.1:{held.getsockname()[1]}").job("x")
     assert away.value.sent is False
 
 
@@ -352,7 +352,7 @@ def test_a_peer_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         began = time.monotonic()
         with pytest.raises(Unreachable) as away:
             api_of(f"http://127.0.0.1:{mute.getsockname()[1]}").job("x")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert away.value.sent is True
 
 

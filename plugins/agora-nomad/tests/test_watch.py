@@ -21,10 +21,10 @@ def test_starts_and_ends_are_pushed_for_all_by_one_stream(hands: Hands) -> None:
             sink.live[handle.id] = handle
         for handle in handles:
             hands.ready(handle)
-        eventually(lambda: {sink.last(handle).phase for handle in handles} == {Phase.RUNNING}, 5)
+        eventually(lambda: {sink.last(handle).phase for handle in handles} == {Phase.RUNNING})
         for handle in handles:
             hands.stop(handle)
-        eventually(lambda: {sink.last(handle).phase for handle in handles} == {Phase.ENDED}, 5)
+        eventually(lambda: {sink.last(handle).phase for handle in handles} == {Phase.ENDED})
         assert {sink.last(handle).exit_code for handle in handles} == {42}
     assert sink.up == 1
     assert sink.error is None
@@ -47,26 +47,26 @@ def test_a_stream_that_opens_late_loses_nothing(hands: Hands) -> None:
     """A server sends the head of its answer with the first event or heartbeat, which may be 30 s later."""
     handle = hands.start()
     hands.ready(handle)
-    hands.emulator.faults.stall(4.0, operation="stream")
+    hands.emulator.faults.stall(8.0, operation="stream")
     sink = Sink()
     sink.live[handle.id] = handle
     with watching(hands, sink):
-        eventually(lambda: sink.up, 2.5)
+        eventually(lambda: sink.up, 6)
         assert sink.last(handle).phase is Phase.RUNNING
         # It ends before the stream stands; the list that follows tells it.
         hands.stop(handle)
         hands.end(handle)
-        eventually(lambda: sink.last(handle).exit_code == 42, 6)
+        eventually(lambda: sink.last(handle).exit_code == 42)
     assert sink.error is None
 
 
 def test_a_watch_that_waits_for_its_stream_can_be_closed(hands: Hands) -> None:
-    hands.emulator.faults.stall(6.0, operation="stream")
+    hands.emulator.faults.stall(15.0, operation="stream")
     sink = Sink()
     with watching(hands, sink) as thread:
-        eventually(lambda: sink.up, 3)
+        eventually(lambda: sink.up, 6)
         sink.over.set()
-        eventually(lambda: not thread.is_alive(), 2)
+        eventually(lambda: not thread.is_alive(), 6)
 
 
 def test_a_stream_that_breaks_says_so(hands: Hands) -> None:
@@ -94,7 +94,7 @@ def test_a_silent_stream_is_dead(hands: Hands, monkeypatch: pytest.MonkeyPatch) 
     sink = Sink()
     with watching(hands, sink) as thread:
         eventually(lambda: sink.up)
-        eventually(lambda: not thread.is_alive(), 5)
+        eventually(lambda: not thread.is_alive())
     assert isinstance(sink.error, Unreachable)
 
 
@@ -104,7 +104,7 @@ def test_silence_without_the_right_to_hear_is_noticed(hands: Hands, monkeypatch:
     with watching(hands, sink) as thread:
         eventually(lambda: sink.up)
         hands.emulator.faults.forbid(None)
-        eventually(lambda: not thread.is_alive(), 5)
+        eventually(lambda: not thread.is_alive())
     assert isinstance(sink.error, PermissionDenied)
 
 
