@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
-
 from aiohttp import web
 
 from agora_conformance.emulators.ecs.account import Account
@@ -14,6 +10,7 @@ from agora_conformance.emulators.ecs.faults import Faults
 from agora_conformance.emulators.ecs.launch import Launcher
 from agora_conformance.emulators.ecs.lifecycle import Worker
 from agora_conformance.emulators.ecs.task import Task
+from agora_conformance.emulators.hosted import switch
 from agora_conformance.emulators.runner import Container
 
 #: Where the paths of this begin; no service of AWS has anything there.
@@ -126,15 +123,8 @@ class Control:
             case "POST", "forget":
                 self.forget(selector)
             case "POST", fault if fault.removeprefix("faults/") in FAULTS:
-                self._switch(getattr(self._faults, fault.removeprefix("faults/")), await request.read())
+                if problem := switch(getattr(self._faults, fault.removeprefix("faults/")), await request.read()):
+                    raise invalid(problem)
             case _:
                 raise ApiError("UnknownOperationException", "the emulator knows no such control", 404)
         return {}
-
-    @staticmethod
-    def _switch(fault: Callable[..., None], body: bytes) -> None:
-        try:
-            arguments: dict[str, Any] = json.loads(body or b"{}")
-            fault(**arguments)
-        except (TypeError, ValueError) as error:
-            raise invalid(f"the arguments do not fit: {error}") from None

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
-
-from aiohttp import web
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agora_conformance.emulators.ecs.access import Access
 from agora_conformance.emulators.ecs.account import ACCOUNT, Account, Secret
@@ -21,13 +16,11 @@ from agora_conformance.emulators.ecs.faults import Faults
 from agora_conformance.emulators.ecs.queues import Queues
 from agora_conformance.emulators.ecs.server import Server
 from agora_conformance.emulators.ecs.throttle import Throttle
+from agora_conformance.emulators.hosted import Hosted
 from agora_conformance.emulators.runner import Image, Images, Runner
 
-#: Seconds to start and to stop.
-LIMIT = 60.0
 
-
-class EcsEmulator:
+class EcsEmulator(Hosted):
     """ECS on Fargate, CloudWatch Logs, Secrets Manager and SQS on one port of the loopback interface, in a thread.
 
     Use it with `with` or `async with`; every method may be called from any thread. When it closes, every process
@@ -67,77 +60,24 @@ class EcsEmulator:
         region: str = "eu-central-1",
         port: int = 0,
     ) -> None:
+        super().__init__("ecs-emulator", port)
         self._timing = timing or Timing()
         self._images = Images(images, missing=(*Images().missing, *missing))
         self._clusters, self._log_groups, self._secrets = clusters, log_groups, dict(secrets or {})
         self._events = events
-        self._throttled, self._isolate, self._port = throttle, isolate, port
+        self._throttled, self._isolate = throttle, isolate
         self._access = Access(keys, policy, region)
         self.region = region
-        self._ready = threading.Event()
-        self._problem: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
         self._account: Account
         self._control: Control
         self.faults: Faults
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> Self:
-        """Start it and wait until it answers."""
-        self._thread = threading.Thread(target=self._main, name="ecs-emulator", daemon=True)
-        self._thread.start()
-        if not self._ready.wait(LIMIT):
-            raise TimeoutError("the emulator did not start")
-        if self._problem is not None:
-            raise self._problem
-        return self
-
-    def close(self) -> None:
-        """Kill every container, stop serving, and raise what went wrong inside."""
-        if self._thread is None:
-            return
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT)
-        if self._thread.is_alive():
-            raise TimeoutError("the emulator did not stop")
-        self._thread = None
-        if self._problem is not None:
-            raise self._problem
-        if self._account.failures:
-            raise ExceptionGroup(
-                "the emulator failed inside", [e for e in self._account.failures if isinstance(e, Exception)]
-            )
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever closes it
-            self._problem = error
-        finally:
-            self._ready.set()
+    def _failures(self) -> Sequence[BaseException]:
+        return self._account.failures
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._account = Account(self.region, self._timing, self._images, Runner(isolate=self._isolate))
         self._account.secrets.update({name: Secret(value) for name, value in self._secrets.items()})
         for name in self._clusters:
@@ -152,37 +92,17 @@ class EcsEmulator:
         self._control = Control(self._account, self.faults, api.launcher)
         throttle = Throttle(second=self._timing.second) if self._throttled else None
         server = Server(self._account, api, self._access, self.faults, throttle, self._control)
-        runner = web.AppRunner(server.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self.port = listener.getsockname()[1]
-        await web.SockSite(runner, listener).start()
-        self._ready.set()
-        try:
-            await self._stop.wait()
-        finally:
-            tasks = list(self._account.spawned)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._account.runner.close()
-            await runner.cleanup()
-
-    def _on_loop(self, work: Callable[[], Any]) -> Any:
-        if threading.current_thread() is self._thread:
-            return work()
-
-        async def run() -> Any:
-            return work()
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(LIMIT)
+        async with self._answering(self._listen(), server.app()):
+            try:
+                await self._until_closed()
+            finally:
+                tasks = list(self._account.spawned)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._account.runner.close()
 
     # -- getting there -------------------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """Where every service answers: the `endpoint_url` of boto3."""
-        return f"http://127.0.0.1:{self.port}"
 
     def queue_url(self, name: str) -> str:
         """Return the URL of a queue."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 
 from agora_conformance.emulators.ecs.clock import Timing
 from agora_conformance.emulators.ecs.emulator import EcsEmulator
+from agora_conformance.emulators.hosted import told_to_end
 
 
 def serve(port: int, missing: tuple[str, ...], scale: float, say: Callable[[str], None]) -> None:
@@ -19,9 +18,7 @@ def serve(port: int, missing: tuple[str, ...], scale: float, say: Callable[[str]
         scale: how slow it is; 0.2 is five times as fast, stop timeouts included.
         say: gets a line once it answers, and one for each variable that points a client at it.
     """
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+    over = told_to_end()
     with EcsEmulator(timing=Timing().scaled(scale), missing=missing, port=port) as emulator:
         say(f"emulated ECS, CloudWatch Logs, Secrets Manager and SQS at {emulator.url}")
         for name, value in emulator.environment().items():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
-
 from aiohttp import web
 
+from agora_conformance.emulators.hosted import switch
 from agora_conformance.emulators.k8s import selectors
 from agora_conformance.emulators.k8s.cluster import Cluster
 from agora_conformance.emulators.k8s.errors import ApiError, Object, bad_request
@@ -81,15 +78,8 @@ class Control:
             case "POST", "node/deleted":
                 self.delete_node()
             case "POST", fault if fault.removeprefix("faults/") in FAULTS:
-                self._switch(getattr(self._faults, fault.removeprefix("faults/")), await request.read())
+                if problem := switch(getattr(self._faults, fault.removeprefix("faults/")), await request.read()):
+                    raise bad_request(problem)
             case _:
                 raise ApiError(404, "NotFound", "the emulator knows no such control", {})
         return {}
-
-    @staticmethod
-    def _switch(fault: Callable[..., None], body: bytes) -> None:
-        try:
-            arguments: dict[str, Any] = json.loads(body or b"{}")
-            fault(**arguments)
-        except (TypeError, ValueError) as error:
-            raise bad_request(f"the arguments do not fit: {error}") from None

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from aiohttp import web
-
+from agora_conformance.emulators.hosted import Hosted
 from agora_conformance.emulators.k8s.access import Access
 from agora_conformance.emulators.k8s.admission import admit
 from agora_conformance.emulators.k8s.clock import Timing
@@ -28,11 +23,8 @@ from agora_conformance.emulators.k8s.server import Server
 from agora_conformance.emulators.k8s.streams import BOOKMARKS
 from agora_conformance.emulators.runner import Image, Images, Runner
 
-#: Seconds to start and to stop.
-LIMIT = 60.0
 
-
-class K8sEmulator:
+class K8sEmulator(Hosted):
     """A cluster on a port of the loopback interface, in a thread of its own.
 
     Use it with `with` or `async with`; every method may be called from any thread. When it closes, every process
@@ -63,15 +55,11 @@ class K8sEmulator:
         node: str = "node-1",
         port: int = 0,
     ) -> None:
+        super().__init__("k8s-emulator", port)
         self._timing = timing or Timing()
         self._images = Images(images, missing=(*Images().missing, *missing))
         self._history, self._bookmarks, self._open, self._isolate = history, bookmarks, open, isolate
-        self._node_name, self._port = node, port
-        self._ready = threading.Event()
-        self._problem: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
+        self._node_name = node
         self._cluster: Cluster
         self._access: Access
         self._node: Node
@@ -80,59 +68,10 @@ class K8sEmulator:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> Self:
-        """Start it and wait until it answers."""
-        self._thread = threading.Thread(target=self._main, name="k8s-emulator", daemon=True)
-        self._thread.start()
-        if not self._ready.wait(LIMIT):
-            raise TimeoutError("the emulator did not start")
-        if self._problem is not None:
-            raise self._problem
-        return self
-
-    def close(self) -> None:
-        """Kill every container, stop serving, and raise what went wrong inside."""
-        if self._thread is None:
-            return
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT)
-        if self._thread.is_alive():
-            raise TimeoutError("the emulator did not stop")
-        self._thread = None
-        if self._problem is not None:
-            raise self._problem
-        if self._cluster.failures:
-            raise ExceptionGroup(
-                "the emulator failed inside", [e for e in self._cluster.failures if isinstance(e, Exception)]
-            )
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever closes it
-            self._problem = error
-        finally:
-            self._ready.set()
+    def _failures(self) -> Sequence[BaseException]:
+        return self._cluster.failures
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._cluster = Cluster(self._timing, self._images, Runner(isolate=self._isolate), self._history)
         self._access = Access(self._cluster.store, open=self._open)
         self.faults = Faults(self._cluster, self._on_loop)
@@ -141,46 +80,23 @@ class K8sEmulator:
             self._cluster.found(name)
         self._control = Control(self._cluster, self._node, self.faults)
         server = Server(self._cluster, self._node, self._access, self.faults, self._bookmarks)
-        runner = web.AppRunner(server.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self.port = listener.getsockname()[1]
-        await web.SockSite(runner, listener).start()
-        for part in (Scheduler, JobController, Collector, PodCollector):
-            self._cluster.spawn(part(self._cluster).run())
-        self._node.up()
-        self._ready.set()
-        try:
-            await self._stop.wait()
-        finally:
-            for end in list(self.faults.watches):
-                end("close")
-            await self._node.kubelet.stop()
-            tasks = list(self._cluster.tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._cluster.runner.close()
-            await runner.cleanup()
-
-    def _on_loop(self, work: Callable[[], Any]) -> Any:
-        if threading.current_thread() is self._thread:
-            return work()
-
-        async def run() -> Any:
-            return work()
-
-        return self._await(run())
-
-    def _await(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
+        async with self._answering(self._listen(), server.app()):
+            for part in (Scheduler, JobController, Collector, PodCollector):
+                self._cluster.spawn(part(self._cluster).run())
+            self._node.up()
+            try:
+                await self._until_closed()
+            finally:
+                for end in list(self.faults.watches):
+                    end("close")
+                await self._node.kubelet.stop()
+                tasks = list(self._cluster.tasks)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._cluster.runner.close()
 
     # -- getting there -------------------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """Where the API server answers."""
-        return f"http://127.0.0.1:{self.port}"
 
     def token(self, user: str) -> str:
         """Return a token of a user who may do only what loaded Roles allow.

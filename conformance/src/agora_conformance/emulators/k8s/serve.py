@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 
+from agora_conformance.emulators.hosted import told_to_end
 from agora_conformance.emulators.k8s.clock import Timing
 from agora_conformance.emulators.k8s.emulator import K8sEmulator
 
@@ -27,9 +26,7 @@ def serve(
         scale: how slow the cluster is; 0.2 is five times as fast, graces included.
         say: gets one line once it answers.
     """
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+    over = told_to_end()
     with K8sEmulator(timing=Timing().scaled(scale), missing=missing, port=port) as emulator:
         for path in manifests:
             emulator.load(filter(None, yaml.safe_load_all(path.read_text(encoding="utf-8"))))

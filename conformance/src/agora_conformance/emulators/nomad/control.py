@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
-from typing import Any
 
 from aiohttp import web
 
+from agora_conformance.emulators.hosted import switch
 from agora_conformance.emulators.nomad.client import Client
 from agora_conformance.emulators.nomad.cluster import Cluster
 from agora_conformance.emulators.nomad.errors import ApiError, Object
@@ -96,15 +94,10 @@ class Control:
             case "POST", "gc":
                 self.collect_garbage()
             case "POST", fault if fault.removeprefix("faults/") in FAULTS:
-                self._switch(getattr(self._cluster.faults, fault.removeprefix("faults/")), await request.read())
+                if problem := switch(
+                    getattr(self._cluster.faults, fault.removeprefix("faults/")), await request.read()
+                ):
+                    raise ApiError(400, problem)
             case _:
                 raise ApiError(404, "the emulator knows no such control")
         return {}
-
-    @staticmethod
-    def _switch(fault: Callable[..., None], body: bytes) -> None:
-        try:
-            arguments: dict[str, Any] = json.loads(body or b"{}")
-            fault(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ApiError(400, f"the arguments do not fit: {error}") from None

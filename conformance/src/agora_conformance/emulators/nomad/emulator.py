@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import socket
 import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from aiohttp import web
-
+from agora_conformance.emulators.hosted import Hosted
 from agora_conformance.emulators.nomad.access import Access
 from agora_conformance.emulators.nomad.client import Client
 from agora_conformance.emulators.nomad.cluster import Cluster, Tasks
@@ -32,11 +26,8 @@ from agora_conformance.emulators.nomad.task_variables import TaskVariables
 from agora_conformance.emulators.nomad.timing import NANO, Timing, duration
 from agora_conformance.emulators.runner import Image, Images, Runner
 
-#: Seconds to start and to stop.
-LIMIT = 60.0
 
-
-class NomadEmulator:
+class NomadEmulator(Hosted):
     """A cluster on a port of the loopback interface, in a thread of its own.
 
     Use it with `with` or `async with`; every method may be called from any thread. When it closes, every process
@@ -75,82 +66,31 @@ class NomadEmulator:
         identity: str | None = None,
         port: int = 0,
     ) -> None:
+        super().__init__("nomad-emulator", port)
         self._timing = timing or Timing()
         self._images = Images(images, missing=(*Images().missing, *missing))
         self._acl, self._buffer, self._names, self._isolate = acl, buffer, nodes, isolate
         self._max_kill = int(max_kill_timeout * NANO)
         self._datacenter, self._pool, self._meta = datacenter, pool, dict(meta or {})
         self._environment = agent_environment() if environment is None else dict(environment)
-        self._identity, self._port = Identity(identity or str(uuid.uuid4())), port
-        self._ready = threading.Event()
-        self._problem: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
+        self._identity = Identity(identity or str(uuid.uuid4()))
         self._cluster: Cluster
         self._control: Control
         self.faults: Faults
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> Self:
-        """Start it and wait until it answers."""
-        self._thread = threading.Thread(target=self._main, name="nomad-emulator", daemon=True)
-        self._thread.start()
-        if not self._ready.wait(LIMIT):
-            raise TimeoutError("the emulator did not start")
-        if self._problem is not None:
-            raise self._problem
-        return self
-
-    def close(self) -> None:
-        """Kill every task, stop serving, and raise what went wrong inside."""
-        if self._thread is None:
-            return
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT)
-        if self._thread.is_alive():
-            raise TimeoutError("the emulator did not stop")
-        self._thread = None
-        if self._problem is not None:
-            raise self._problem
-        if failures := self._cluster.tasks.failures:
-            raise ExceptionGroup("the emulator failed inside", [one for one in failures if isinstance(one, Exception)])
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever closes it
-            self._problem = error
-        finally:
-            self._ready.set()
+    def _failures(self) -> Sequence[BaseException]:
+        return self._cluster.tasks.failures
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.faults = Faults(self._on_loop, self._timing.leader)
         runner = Runner(isolate=self._isolate)
         folder = Path(tempfile.mkdtemp(prefix="agora-nomad-"))
         try:
             self._cluster = self._build(runner, folder)
             self._control = Control(self._cluster)
-            await self._listen(runner)
+            await self._answer(runner)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,49 +113,27 @@ class NomadEmulator:
             duration(self._max_kill),
         )  # fmt: skip
 
-    async def _listen(self, runner: Runner) -> None:
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self.port = listener.getsockname()[1]
+    async def _answer(self, runner: Runner) -> None:
+        listener = self._listen()
         server = Server(self._cluster, self._control, f"127.0.0.1:{self.port}")
-        serving = web.AppRunner(server.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await serving.setup()
-        await web.SockSite(serving, listener).start()
-        for client in self._cluster.clients.values():
-            client.start()
-        try:
-            await self._until_ready()
-            self._ready.set()
-            await self._stop.wait()
-        finally:
-            for end in list(self.faults.streams):
-                end()
-            await self._cluster.tasks.cancel()
-            await runner.close()
-            await serving.cleanup()
+        async with self._answering(listener, server.app()):
+            for client in self._cluster.clients.values():
+                client.start()
+            try:
+                await self._until_ready()
+                await self._until_closed()
+            finally:
+                for end in list(self.faults.streams):
+                    end()
+                await self._cluster.tasks.cancel()
+                await runner.close()
 
     async def _until_ready(self) -> None:
         store = self._cluster.store
         while len(store.nodes) < len(self._names) or any(one["Status"] != "ready" for one in store.nodes.values()):
             await store.news.wait()
 
-    def _on_loop(self, work: Callable[[], Any]) -> Any:
-        if threading.current_thread() is self._thread:
-            return work()
-
-        async def run() -> Any:
-            return work()
-
-        return self._await(run())
-
-    def _await(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
-
     # -- getting there -------------------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """Where the agent answers: `NOMAD_ADDR`."""
-        return f"http://127.0.0.1:{self.port}"
 
     @property
     def management_token(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 
+from agora_conformance.emulators.hosted import told_to_end
 from agora_conformance.emulators.nomad.emulator import NomadEmulator
 from agora_conformance.emulators.nomad.timing import Timing
 
@@ -20,9 +19,7 @@ def serve(port: int, missing: tuple[str, ...], scale: float, acl: bool, say: Cal
         acl: requests need a token.
         say: gets a line once it answers, and one with the management token where tokens are needed.
     """
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+    over = told_to_end()
     with NomadEmulator(timing=Timing().scaled(scale), missing=missing, acl=acl, port=port) as emulator:
         say(f"emulated Nomad cluster at {emulator.url}")
         if acl:
