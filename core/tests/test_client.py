@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import agora
 import pytest
@@ -34,8 +36,9 @@ from agora.errors import ConfigError, DispatchEnded, ProviderError, SubmitRefuse
 from agora.logs import JsonFormatter
 from agora.model.events import Event
 from agora.model.observation import Observation, Phase
+from agora.model.record import Entry
 from agora.state import LostAfter, Noted, Seen
-from agora.store import Store
+from agora.store import Store, rows
 
 Run = Callable[..., Any]
 MakeSettings = Callable[..., Settings]
@@ -101,7 +104,7 @@ def test_a_target_of_the_same_name_that_is_another_backend_is_an_error_while_som
             result = await client.cancel("d1")
             assert (result.outcome, result.delivered) == (Outcome.STOPPING, True), "by the target as it was stored"
             paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=0)
-            await client.wait("d1", timeout=10)
+            await client.wait("d1", timeout=40)
             await client.dispatch(command=("true",), id="d2")
 
     async def third() -> None:
@@ -161,7 +164,7 @@ def test_one_id_and_spec_is_one_dispatch_and_another_spec_is_a_conflict(
                 await client.dispatch(command=("false",), id="d1")
             await client.cancel("d1")
             paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=0)
-            await client.wait("d1", timeout=10)
+            await client.wait("d1", timeout=40)
             again = await client.dispatch(command=("true",), id="d1")
             assert again.record.state is State.CANCELLED
             assert paper.STARTED == ["d1"], "a cancelled id is never used again"
@@ -286,7 +289,7 @@ def test_result_raises_with_record_and_cause_and_wait_never_does(
                             break
                     await events.aclose()  # type: ignore[attr-defined]
                 paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=3)
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=40)
             assert record.state is state
             with pytest.raises(kind) as raised:
                 await handle.result()
@@ -322,7 +325,7 @@ def test_cancelling_the_waiter_does_not_cancel_the_dispatch(
             record = await handle.get()
             assert (record.state, record.cause) == (State.RUNNING, None)
             paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=0)
-            assert (await handle.result(timeout=10)).state is State.SUCCEEDED
+            assert (await handle.result(timeout=40)).state is State.SUCCEEDED
 
     run(work())
     assert paper.STOPPED == []
@@ -359,7 +362,7 @@ def test_a_late_result_is_a_note_and_the_state_stays(
             handle = await client.dispatch(command=("true",), id="d1")
             await handle.cancel(reason=REASON)
             paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=143)
-            before = await handle.wait(timeout=10)
+            before = await handle.wait(timeout=40)
             await client._opened.store.apply("d1", Seen(Observation(phase=Phase.ENDED, exit_code=0)))
             after = await handle.get()
             assert after.model_copy(update={"notes": ()}) == before.model_copy(update={"notes": ()})
@@ -394,7 +397,7 @@ def test_the_same_reason_is_in_store_events_provider_exception_listener_and_comm
             assert result.cause.reason == REASON
             paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=0)
             with pytest.raises(DispatchCancelled) as raised:
-                await handle.result(timeout=10)
+                await handle.result(timeout=40)
             return raised.value
 
     raised = run(work())
@@ -411,7 +414,7 @@ def test_the_same_reason_is_in_store_events_provider_exception_listener_and_comm
     for line in ("show --json d1", "events --json d1"):
         done = subprocess.run(
             [sys.executable, "-m", "agora", "--home", str(home), *line.split()], capture_output=True, text=True,
-            check=True, timeout=30,
+            check=True, timeout=50,
         )  # fmt: skip
         causes = [one for text in done.stdout.splitlines() if (one := cause_in(json.loads(text)))]
         assert causes
@@ -465,12 +468,34 @@ def test_the_blocking_twin_works(paper: Any, paper_settings: MakeSettings, home:
         assert handle.get().state is State.RUNNING
         assert handle.cancel(reason=REASON).outcome is Outcome.STOPPING
         paper.ENDS["d1"] = Observation(phase=Phase.ENDED, exit_code=0)
-        assert handle.wait(timeout=10).state is State.CANCELLED
+        assert handle.wait(timeout=40).state is State.CANCELLED
         with pytest.raises(DispatchCancelled):
             handle.result()
         assert [event.sequence for event in handle.events()] == list(range(1, 7))
         assert b"".join(chunk.data for chunk in handle.logs()) == b"hello\n"
         assert client.resolve("d") == "d1"
+
+
+def test_states_are_listed_by_their_names_and_ages_are_checked(
+    home: Path, store: Store, make_entry: Callable[..., Entry]
+) -> None:
+    for id, state in (("d1", State.CANCELLED), ("d2", State.LOST), ("d3", State.FAILED)):
+        entry = make_entry(id, state=state, confirmed=True)
+        store._writer.submit(partial(rows.insert, entry=entry)).result(30)
+    with BlockingClient(home) as client:
+        assert {record.id for record in client.list(states=["cancelled", State.LOST])} == {"d1", "d2"}
+        with pytest.raises(InvalidRequest, match="states: 'killed' is not a valid State; there are: pending, sub"):
+            client.list(states=["killed"])
+        for alone in ("cancelled", State.CANCELLED):
+            with pytest.raises(InvalidRequest, match=r"give a list, like \['cancelled'\]"):
+                client.list(states=alone)
+        for wrong in (timedelta(days=-5), -5):
+            with pytest.raises(InvalidRequest, match="older_than"):
+                client.prune(cast("timedelta", wrong))
+            with pytest.raises(InvalidRequest, match="older_than"):
+                client.list(older_than=cast("timedelta", wrong))
+        assert len(client.list()) == 3
+        assert client.wait("d1", timeout=0).state is State.CANCELLED, "what is over needs no time"
 
 
 def test_no_end_of_a_dispatch_is_taken_for_a_cancellation_of_the_event_loop() -> None:
@@ -487,7 +512,7 @@ def test_importing_agora_imports_nothing_heavy_and_every_public_name_is_there() 
         "from agora import *\n"
         "assert AgoraClient and Spec and hookimpl\n"
     )
-    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, timeout=50)
     assert all(getattr(agora, name) is not None for name in agora.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = agora.nothing

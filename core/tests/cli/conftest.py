@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from agora.model.record import Record, State
 
-PATIENCE = 30
+PATIENCE = 50
 
 
 @dataclass

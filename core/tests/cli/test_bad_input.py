@@ -19,6 +19,26 @@ def spec_file(directory: Path, **fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["cancl", "x"], "No such command 'cancl'. Did you mean cancel?"),
+        (["dispach"], "No such command 'dispach'. Did you mean dispatch?"),
+        (["zzz"], "No such command 'zzz'.\n"),
+        (["prune", "--older-than", "-5"], "'-5' is below 0"),
+        (["prune", "--older-than=-5d"], "'-5d' is below 0"),
+        (["ps", "--older-than", "-5"], "'-5' is below 0"),
+        (["ps", "--state", "killed"], "'killed' is not one of 'pending'"),
+        (["wait", "x", "--timeout", "-1"], "--timeout is below 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_a_way_on(cli: Cli, args: list[str], words: str) -> None:
+    done = cli(*args)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert "--help" in done.err
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--on", "nowhere"], ["nowhere", "agora.toml"]),

@@ -36,7 +36,7 @@ def started(cli: Cli, script: str, *flags: str) -> tuple[subprocess.Popen[bytes]
 def test_a_signal_cancels_gracefully(cli: Cli, number: signal.Signals) -> None:
     process, pid = started(cli, "trap 'echo bye; exit 0' TERM")
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=50)
     assert process.returncode == 130
     assert out == b"bye\n"
     assert f"{number.name}: cancelling fg" in err.decode()
@@ -51,7 +51,7 @@ def test_the_second_signal_forces(cli: Cli, eventually: Eventually) -> None:
     process.send_signal(signal.SIGINT)
     eventually(lambda: cli.json("show", "fg")["state"] == "stopping")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 130, err
     assert not is_there(pid)
     assert cli.json("show", "fg")["forced"] is True
@@ -62,7 +62,7 @@ def test_the_third_signal_detaches_and_the_cancel_stands(cli: Cli, eventually: E
     for _ in range(3):
         process.send_signal(signal.SIGTERM)
         eventually(lambda: cli.json("show", "fg")["state"] != "running" or process.poll() is not None)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=50)
     assert process.returncode in (125, 130)
     assert ("detached from fg" in err.decode()) == (process.returncode == 125)
     eventually(lambda: not is_there(pid))
@@ -72,7 +72,7 @@ def test_the_third_signal_detaches_and_the_cancel_stands(cli: Cli, eventually: E
 def test_somebody_else_s_cancel_ends_run_and_is_told(cli: Cli) -> None:
     process, _ = started(cli, "trap 'exit 0' TERM")
     assert cli("cancel", "fg", "--actor", "bob", "--reason", "budget").code == 0
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=50)
     assert process.returncode == 130
     assert "fg cancelled by bob via cli: budget" in err.decode()
 
@@ -85,7 +85,7 @@ def test_a_background_child_that_holds_stdout_does_not_delay_the_end(cli: Cli) -
 def test_run_that_is_killed_leaves_a_dispatch_that_others_can_cancel(cli: Cli) -> None:
     process, pid = started(cli, "trap 'exit 0' TERM")
     process.kill()
-    process.wait(timeout=10)
+    process.wait(timeout=50)
     assert is_there(pid)
     assert cli("cancel", "fg", "--wait").code == 0
     assert not is_there(pid)

@@ -49,6 +49,7 @@ class Request:
     grace: int | None
     force: bool
     wait: bool
+    soft: int | None = None
 
 
 @click.command(cls=AgoraCommand)
@@ -61,6 +62,8 @@ class Request:
 @click.option("--reason", metavar="TEXT", help="Why; kept with the dispatch and shown to everybody.")
 @click.option("--grace", type=SECONDS_TYPE, metavar="SECONDS", help="Another grace for this stop, at least 2.")
 @click.option("--force", is_flag=True, help="Kill without grace, where the backend can.")
+@click.option("--soft", type=SECONDS_TYPE, metavar="SECONDS",
+              help="Ask its worker to end by itself, and send the stop only after so long.")
 @click.option("--wait", is_flag=True, help="Wait until the end is confirmed, at most grace + 60 s.")
 @click.option("--dry-run", is_flag=True, help="Show what would be cancelled and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before a bulk cancel.")
@@ -68,7 +71,7 @@ class Request:
 def cancel(
     session: Session, /, ids: tuple[str, ...], run: str | None, labels: tuple[tuple[str, str], ...],
     older_than: timedelta | None, target: str | None, everything: bool, reason: str | None, grace: int | None,
-    force: bool, wait: bool, dry_run: bool, yes: bool,
+    force: bool, soft: int | None, wait: bool, dry_run: bool, yes: bool,
 ) -> int:  # fmt: skip
     """Stop dispatches, by id (or a unique prefix or suffix of it) or by what they have in common.
 
@@ -86,9 +89,11 @@ def cancel(
         ids = tuple(DISPATCH_ID.convert(text, None, click.get_current_context()) for text in ids)
     if grace == 0 and not force:
         raise click.UsageError("A grace of 0 is a kill: say so with --force.")
+    if soft is not None and force:
+        raise click.UsageError("--soft asks it to end by itself and --force kills it at once: choose one.")
     selection = Selection(ids, run, dict(labels), older_than, target, everything)
     selection.check()
-    request = Request(reason, grace, force, wait)
+    request = Request(reason, grace, force, wait, soft)
 
     async def action(client: AgoraClient) -> int:
         chosen = await selection.choose(client)
@@ -167,6 +172,7 @@ class Cancelling:
         self.session = session
         self.request = request
         self.ids: list[str] = []
+        self.recorded: set[str] = set()
         self.progress = Progress() if request.wait and not session.json and progress_wanted() else None
 
     async def run(self, chosen: Chosen) -> int:
@@ -179,19 +185,32 @@ class Cancelling:
             codes[id] = await self._cancel(id)
 
         self.ids = [record.id for record in chosen.records]
-        async with anyio.create_task_group() as drawing:
-            if self.progress:
-                drawing.start_soon(self._show_progress, self.progress)
-            async with anyio.create_task_group() as cancels:
-                for id in self.ids:
-                    cancels.start_soon(one, id)
-            drawing.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as drawing:
+                if self.progress:
+                    drawing.start_soon(self._show_progress, self.progress)
+                async with anyio.create_task_group() as cancels:
+                    for id in self.ids:
+                        cancels.start_soon(one, id)
+                drawing.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            self._tell_interrupted(codes)
+            raise
         self.progress_gives_way()
         for name in chosen.missing:
             codes[name] = self._tell_missing(name)
         if not codes and not self.session.json:
             say("nothing to cancel")
         return worst(list(codes.values()))
+
+    def _tell_interrupted(self, codes: dict[str, int]) -> None:
+        """Say what is true of those that this command leaves: Ctrl-C ends the wait, and never a cancel."""
+        self.progress_gives_way()
+        for id in self.ids:
+            if id in self.recorded and id not in codes:
+                say(f"the cancel of {id} is recorded and goes on; `agora wait {id}` waits for its end")
+            elif id not in codes:
+                say(f"the cancel of {id} may not be recorded yet: `agora show {id}` tells")
 
     def _tell_missing(self, name: str) -> int:
         from agora.model.cancel import CancelResult, Outcome
@@ -207,7 +226,7 @@ class Cancelling:
 
         ask = self.request
         try:
-            result = await self.client.cancel(id, reason=ask.reason, grace=ask.grace, force=ask.force)
+            result = await self.client.cancel(id, reason=ask.reason, grace=ask.grace, force=ask.force, soft=ask.soft)
         except AgoraError as error:
             # One that fails must not keep the others from being cancelled.
             failure = explain(error, self.session)
@@ -215,6 +234,7 @@ class Cancelling:
                 print_json({"id": id, "error": {"type": failure.type, "message": failure.message}})
             say(f"{id}: {failure.message}")
             return failure.code
+        self.recorded.add(id)
         if not self.session.json:
             self.progress_gives_way()
             for one in (result, *result.children):
@@ -233,7 +253,7 @@ class Cancelling:
 
     async def _wait_for_end(self, result: CancelResult) -> Record:
         record = await self.client.get(result.id, refresh=False)
-        grace = max(record.grace, self.request.grace or 0, result.effective_grace or 0)
+        grace = (self.request.soft or 0) + max(record.grace, self.request.grace or 0, result.effective_grace or 0)
         try:
             return await self.client.wait(result.id, timeout=grace + CANCEL_TIMEOUT + RECORD_LAG, confirmed=True)
         except TimeoutError:
@@ -270,6 +290,8 @@ def outcome_words(result: CancelResult) -> str:
     match result.outcome.value:
         case "CANCELLED":
             words = "cancelled before anything was started"
+        case "STOPPING" if result.delivered is None:
+            words = "its worker is asked to end by itself"
         case "STOPPING":
             words = f"stopping{grace}"
         case "ALREADY_STOPPING":

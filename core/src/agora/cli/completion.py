@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 OFFERED = 50
+IDS = """
+SELECT id, state FROM dispatches
+WHERE id LIKE :pattern AND (:ended OR state IN ('pending', 'submitted', 'running', 'stopping'))
+ORDER BY live DESC, id DESC LIMIT :most
+"""
+NAMES = """
+SELECT name, state FROM dispatches
+WHERE run = :run AND substr(name, 1, length(:begin)) = :begin
+    AND state IN ('pending', 'submitted', 'running', 'stopping')
+ORDER BY name LIMIT :most
+"""
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -39,30 +50,41 @@ def completion(shell: str) -> int:
     return 0
 
 
-def stored_ids(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+def stored_ids(ctx: click.Context, incomplete: str, *, ended: bool = True) -> list[CompletionItem]:
     """Return the newest ids of the store that begin with what was typed, or else that end with it.
 
-    The store's own code is not used: importing it takes longer than a key press should.
+    Parameters:
+        ended: offer ended ones too.
     """
+    if not set(incomplete) <= ID_LETTERS:
+        return []
+    for pattern in (f"{incomplete}%", f"%{incomplete}"):
+        if found := _found(ctx, IDS, pattern=pattern, ended=ended):
+            return found
+    return []
+
+
+def stored_names(ctx: click.Context, run: str, incomplete: str) -> list[CompletionItem]:
+    """Return the names of a run's dispatches that have not ended and begin with what was typed."""
+    return _found(ctx, NAMES, run=run, begin=incomplete)
+
+
+def _found(ctx: click.Context, query: str, **values: str | bool) -> list[CompletionItem]:
+    """Ask the database itself: importing the store's code takes longer than a key press should."""
     import sqlite3
+    from contextlib import closing
 
     from click.shell_completion import CompletionItem
 
     database = state_directory(ctx.find_object(Session)) / "agora.db"
-    if not database.is_file() or not set(incomplete) <= ID_LETTERS:
+    if not database.is_file():
         return []
     try:
-        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.2)
-        try:
-            for pattern in (f"{incomplete}%", f"%{incomplete}"):
-                query = "SELECT id, state FROM dispatches WHERE id LIKE ? ORDER BY live DESC, id DESC LIMIT ?"
-                if rows := connection.execute(query, (pattern, OFFERED)).fetchall():
-                    return [CompletionItem(id, help=state) for id, state in rows]
-        finally:
-            connection.close()
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.2)) as connection:
+            rows = connection.execute(query, {**values, "most": OFFERED}).fetchall()
     except sqlite3.Error:
         return []
-    return []
+    return [CompletionItem(text, help=state) for text, state in rows]
 
 
 def state_directory(session: Session | None) -> Path:

@@ -11,7 +11,7 @@ import click
 
 from agora.cli.base import AgoraCommand, Exit, Session, record_exit_code
 from agora.cli.output import OutputClosed, end_line, local_time, print_json, printable, say, write_now
-from agora.cli.params import DISPATCH_ID, SECONDS_TYPE, SINCE
+from agora.cli.params import DISPATCH_ID, SECONDS_TYPE, SINCE, UNENDED_ID
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from agora.client import AgoraClient
     from agora.model.events import Event
     from agora.model.observation import LogChunk
-    from agora.model.record import Record
 
 
 @click.command(cls=AgoraCommand)
@@ -110,8 +109,10 @@ def _cause_data(cause: dict[str, Any]) -> str:
 
 
 @click.command(cls=AgoraCommand, own_error=Exit.UNKNOWN)
-@click.argument("ids", nargs=-1, required=True, type=DISPATCH_ID, metavar="ID...")
-@click.option("--timeout", type=SECONDS_TYPE, metavar="SECONDS", help="Wait no longer than this; then exit 125.")
+@click.argument("ids", nargs=-1, required=True, type=UNENDED_ID, metavar="ID...")
+@click.option(
+    "--timeout", type=SECONDS_TYPE, metavar="SECONDS", help="Wait no longer than this; then exit 125. 0 is a look."
+)
 @click.option("--confirmed", is_flag=True, help="Also wait until the end is confirmed.")
 @click.pass_obj
 def wait(session: Session, /, ids: tuple[str, ...], timeout: int | None, confirmed: bool) -> int:
@@ -120,6 +121,9 @@ def wait(session: Session, /, ids: tuple[str, ...], timeout: int | None, confirm
     Exits as `run` does: 0 succeeded, 130 cancelled, 124 timed out, 125 lost, an error of Agora's own or the end of
     --timeout, else the workload's code, or 128 + its signal, or 125. Of several ids, the first code that is not 0.
     """
+
+    if timeout is not None and timeout < 0:
+        raise click.UsageError("--timeout is below 0.")
 
     async def action(client: AgoraClient) -> int:
         import anyio
@@ -139,14 +143,17 @@ def wait(session: Session, /, ids: tuple[str, ...], timeout: int | None, confirm
 
 
 async def _wait_for(client: AgoraClient, session: Session, id: str, timeout: int | None, confirmed: bool) -> int:
-    record: Record
+    over = True
     try:
         record = await client.wait(id, timeout=timeout, confirmed=confirmed)
     except TimeoutError:
         record = await client.get(id, refresh=False)
-        say(f"{id} is still {record.state.value} after {timeout} s")
+        over = record.state.terminal and not (confirmed and record.confirmed is False)
+    if not over:
+        now = f"still {record.state.value} after {timeout} s" if timeout else record.state.value
+        say(f"{id} is {now}" + (", and its end is not confirmed" if record.state.terminal else ""))
     if session.json:
         print_json(record)
     elif record.state.terminal:
         write_now(f"{end_line(record)}\n")
-    return record_exit_code(record)
+    return record_exit_code(record) if over else Exit.UNKNOWN

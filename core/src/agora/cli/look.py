@@ -67,10 +67,8 @@ def ps(
     """
 
     async def action(client: AgoraClient) -> int:
-        from agora.model.record import State
-
         records = await client.list(
-            states=[State(state) for state in states] or None, live=None if everything or states else True,
+            states=states or None, live=None if everything or states else True,
             run=run, name=name, labels=dict(labels) or None, target=target, older_than=older_than, limit=limit,
             refresh=refresh,
         )  # fmt: skip

@@ -45,7 +45,7 @@ class Age(Seconds):
             return value
         seconds = super().convert(value, param, ctx)
         if seconds < 0:
-            self.fail(f"{value!r} is less than nothing.", param, ctx)
+            self.fail(f"{value!r} is below 0: write how long ago, like 30m or 7d.", param, ctx)
         return timedelta(seconds=seconds)
 
 
@@ -99,9 +99,16 @@ class Pair(ParamType):
 
 
 class DispatchId(ParamType):
-    """A dispatch id, or a prefix or suffix of one."""
+    """A dispatch id, or a prefix or suffix of one.
+
+    Parameters:
+        ended: whether completion offers ended ones too.
+    """
 
     name = "id"
+
+    def __init__(self, *, ended: bool = True) -> None:
+        self.ended = ended
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text if it can be part of an id; whether it is one, the store knows."""
@@ -116,7 +123,7 @@ class DispatchId(ParamType):
         """Offer the newest ids of the store, by prefix or suffix."""
         from agora.cli.completion import stored_ids
 
-        return stored_ids(ctx, incomplete)
+        return stored_ids(ctx, incomplete, ended=self.ended)
 
 
 SECONDS_TYPE = Seconds()
@@ -125,3 +132,4 @@ SINCE = Since()
 MEMORY = Memory()
 PAIR = Pair()
 DISPATCH_ID = DispatchId()
+UNENDED_ID = DispatchId(ended=False)

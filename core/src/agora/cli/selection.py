@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agora.cli.params import DISPATCH_ID, ParamType
+from agora.cli.params import UNENDED_ID, ParamType
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from click.shell_completion import CompletionItem
 
     from agora.client import AgoraClient
     from agora.model.record import Record
@@ -100,4 +102,10 @@ class NameOrId(ParamType):
         """Return the text; with `--run` it is no id."""
         return str(value)
 
-    shell_complete = DISPATCH_ID.shell_complete
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer what can still be cancelled: ids, or with `--run` the names of that run."""
+        from agora.cli.completion import stored_names
+
+        if run := ctx.params.get("run"):
+            return stored_names(ctx, run, incomplete)
+        return UNENDED_ID.shell_complete(ctx, param, incomplete)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from agora.errors import InvalidRequest
+from agora.model.record import State
 from agora.model.spec import Spec
 
 
@@ -51,6 +54,33 @@ def spec_of(spec: Spec | None, fields: dict[str, Any]) -> Spec:
         return Spec.model_validate(fields)
     except ValidationError as error:
         raise invalid("spec", error) from None
+
+
+def states_of(states: Collection[State | str]) -> list[State]:
+    """Return states that may be given by their names.
+
+    Raises:
+        InvalidRequest: one is no state.
+    """
+    if isinstance(states, str):
+        raise InvalidRequest(f"states: give a list, like [{str(states)!r}]")
+    try:
+        return [State(state) for state in states]
+    except ValueError as error:
+        raise InvalidRequest(f"states: {error}; there are: {', '.join(State)}") from None
+
+
+def age_of(older_than: timedelta) -> timedelta:
+    """Return a length of time back from now.
+
+    Raises:
+        InvalidRequest: it is none, or below zero.
+    """
+    if not isinstance(older_than, timedelta):
+        raise InvalidRequest(f"older_than {older_than!r} is no timedelta, like timedelta(days=7)")
+    if older_than < timedelta():
+        raise InvalidRequest(f"older_than is {older_than.total_seconds():g} s: it is below 0")
+    return older_than
 
 
 def invalid(what: str, error: ValidationError) -> InvalidRequest:

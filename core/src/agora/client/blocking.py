@@ -60,10 +60,16 @@ class BlockingHandle:
         return self._client.get(self.id, refresh=refresh)
 
     def cancel(
-        self, *, reason: str | None = None, grace: int | None = None, force: bool = False, cause: Cause | None = None
+        self,
+        *,
+        reason: str | None = None,
+        grace: int | None = None,
+        force: bool = False,
+        soft: int | None = None,
+        cause: Cause | None = None,
     ) -> CancelResult:
         """Cancel it."""
-        return self._client.cancel(self.id, reason=reason, grace=grace, force=force, cause=cause)
+        return self._client.cancel(self.id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
 
     def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end."""
@@ -231,10 +237,12 @@ class BlockingClient:
         reason: str | None = None,
         grace: int | None = None,
         force: bool = False,
+        soft: int | None = None,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Ask for a stop."""
-        return self._call(partial(self._client.cancel, id, reason=reason, grace=grace, force=force, cause=cause))
+        work = partial(self._client.cancel, id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
+        return self._call(work)
 
     def get(self, id: str, *, refresh: bool = True) -> Record:
         """Read a record."""
@@ -243,7 +251,7 @@ class BlockingClient:
     def list(
         self,
         *,
-        states: Collection[State] | None = None,
+        states: Collection[State | str] | None = None,
         live: bool | None = None,
         run: str | None = None,
         name: str | None = None,

@@ -14,9 +14,9 @@ import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
-from agora.client.asking import Wanted, invalid, spec_of, user_name
+from agora.client.asking import Wanted, age_of, invalid, spec_of, states_of, user_name
 from agora.client.combinators import Combinators
-from agora.client.following import follow_events, follow_logs
+from agora.client.following import follow_end, follow_events, follow_logs
 from agora.client.handle import DispatchHandle
 from agora.client.opened import Opened
 from agora.config import Settings, settings_or_problem
@@ -183,6 +183,7 @@ class AgoraClient(Combinators):
         reason: str | None = None,
         grace: int | None = None,
         force: bool = False,
+        soft: int | None = None,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Ask for a stop; best-effort and not synchronous: `wait()` waits for the end.
@@ -192,6 +193,7 @@ class AgoraClient(Combinators):
             reason: why.
             grace: seconds until SIGKILL, whole, at least 2; the dispatch's own by default.
             force: kill without grace.
+            soft: seconds for which its worker is asked to end by itself, before the stop is sent.
             cause: the whole cause, instead of this client's actor and `reason`.
         Returns:
             what became of it, within 10 s.
@@ -199,7 +201,7 @@ class AgoraClient(Combinators):
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
-        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force)
+        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force, soft)
         if result.state is not None:
             entry = await self._opened.store.read(id)
             if entry.live:
@@ -222,7 +224,7 @@ class AgoraClient(Combinators):
     async def list(
         self,
         *,
-        states: Collection[State] | None = None,
+        states: Collection[State | str] | None = None,
         live: bool | None = None,
         run: str | None = None,
         name: str | None = None,
@@ -235,16 +237,20 @@ class AgoraClient(Combinators):
         """List records, newest first.
 
         Parameters:
-            states, live, run, name, labels, target: only those that match all that is given.
+            states, live, run, name, labels, target: only those that match all that is given; states by their names too.
             older_than: only those requested at least so long ago.
             limit: at most so many.
             refresh: ask the targets of live ones first, for at most 2 s.
+        Raises:
+            InvalidRequest: there is no such state, or a number is below 0.
         """
         if limit is not None and limit < 0:
             raise InvalidRequest(f"limit {limit} is below 0")
         store = self._opened.store
-        before = None if older_than is None else store.now() - older_than
-        wanted = Filter(states, live, run, name, target, dict(labels or {}), before, limit)
+        before = None if older_than is None else store.now() - age_of(older_than)
+        wanted = Filter(
+            None if states is None else states_of(states), live, run, name, target, dict(labels or {}), before, limit
+        )
         entries = await store.listed(wanted)
         if refresh and any(entry.live for entry in entries):
             entries = list(await self._refreshed(entries))
@@ -321,21 +327,14 @@ class AgoraClient(Combinators):
 
         Parameters:
             id: the dispatch.
-            timeout: seconds; forever by default (every dispatch has a deadline).
+            timeout: seconds; forever by default (every dispatch has a deadline), and 0 for a look.
             confirmed: wait for the proof of death too, where it is still to come.
         Raises:
             DispatchNotFound: there is no such dispatch.
             TimeoutError: it has not ended in time.
         """
-        store, supervision = self._opened.store, self._opened.supervision
-        with supervision.waiting_for(id), anyio.fail_after(timeout):
-            async with store.pulse.listen() as ear:
-                while True:
-                    entry = await store.read(id)
-                    if entry.state.terminal and not (confirmed and entry.live):
-                        return entry.public()
-                    supervision.ensure_foreground()
-                    await ear.wait(1.0)
+        entry = await follow_end(self._opened, id, timeout, confirmed)
+        return entry.public()
 
     async def result(self, id: str, *, timeout: float | None = None) -> Record:
         """Wait for success.
@@ -382,8 +381,10 @@ class AgoraClient(Combinators):
         Parameters:
             older_than: since the end.
             dry_run: only say which.
+        Raises:
+            InvalidRequest: the age is below 0.
         """
-        return await self._opened.engine.prune(older_than, dry_run=dry_run)
+        return await self._opened.engine.prune(age_of(older_than), dry_run=dry_run)
 
     def providers(self) -> Providers:
         """List the installed providers, broken ones with their error."""

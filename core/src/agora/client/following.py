@@ -1,10 +1,12 @@
-"""Following a dispatch: its events and its output, live."""
+"""Following a dispatch: its events, its output and its end, live."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, nullcontext
 from datetime import datetime
+
+import anyio
 
 from agora.client.opened import Opened
 from agora.errors import ProviderError
@@ -35,16 +37,35 @@ async def follow_logs(
     parts: Opened, id: str, follow: bool, since: datetime | None, tail: int | None
 ) -> AsyncIterator[LogChunk]:
     """Yield output; see `AgoraClient.logs`."""
-    store, engine = parts.store, parts.engine
+    store = parts.store
     entry = await _with_handle(store, id) if follow else await store.read(id)
     if entry.handle is None:
         return
+    engine = parts.engine
     target = await engine.core.targets.of(entry)
     if not target.implements("logs"):
         raise ProviderError(f"target {target.name!r} ({target.info.name}) keeps no logs")
     async with aclosing(engine.listener.output(entry, target, follow, since, tail)) as chunks:
         async for chunk in chunks:
             yield chunk
+
+
+async def follow_end(parts: Opened, id: str, timeout: float | None, confirmed: bool) -> Entry:
+    """Wait for the end; see `AgoraClient.wait`."""
+    store = parts.store
+    entry = await store.read(id)
+    if _is_over(entry, confirmed):
+        return entry
+    with parts.supervision.waiting_for(id), anyio.fail_after(timeout):
+        async with store.pulse.listen() as ear:
+            while not _is_over(entry := await store.read(id), confirmed):
+                parts.supervision.ensure_foreground()
+                await ear.wait(1.0)
+    return entry
+
+
+def _is_over(entry: Entry, confirmed: bool) -> bool:
+    return entry.state.terminal and not (confirmed and entry.live)
 
 
 async def _with_handle(store: Store, id: str) -> Entry:

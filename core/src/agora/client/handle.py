@@ -38,10 +38,16 @@ class DispatchHandle:
         return await self._client.get(self.id, refresh=refresh)
 
     async def cancel(
-        self, *, reason: str | None = None, grace: int | None = None, force: bool = False, cause: Cause | None = None
+        self,
+        *,
+        reason: str | None = None,
+        grace: int | None = None,
+        force: bool = False,
+        soft: int | None = None,
+        cause: Cause | None = None,
     ) -> CancelResult:
         """Cancel it; see `AgoraClient.cancel`."""
-        return await self._client.cancel(self.id, reason=reason, grace=grace, force=force, cause=cause)
+        return await self._client.cancel(self.id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
 
     async def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end; see `AgoraClient.wait`."""
