@@ -16,7 +16,7 @@ from agora.model.record import Entry, Lease, State
 from agora.model.spec import Spec
 from agora.store import Store
 
-PATIENCE = 30
+PATIENCE = 50
 SUPPORT = Path(__file__).parent / "support"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from agora.worker.marks import Sieve
 
-PATIENCE = 20
+PATIENCE = 50
 
 
 class Program:

@@ -113,7 +113,7 @@ def real(tmp_path: Path, eventually: Eventually) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(50)
 
 
 @pytest.fixture(params=["memory", "spoken", "real"])
@@ -161,7 +161,7 @@ def test_release_wakes_who_waits_and_can_be_done_twice(channels: Callable[[], An
     thread.start()
     one.release()
     one.release()
-    assert ended.wait(10)
+    assert ended.wait(50)
     thread.join()
     two.publish("news", b"too late")
     with pytest.raises(Released):

@@ -76,7 +76,7 @@ def test_a_clean_cancel_is_acknowledged_on_the_record(
                 pid = handle.record.native["pid"]
                 await asyncio.to_thread(eventually, lambda: has_child(pid, b"sleep"))
             await handle.cancel(reason="the wrong input")
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=50)
             assert (record.state, record.acknowledged, record.forced) == (State.CANCELLED, True, False)
             told = [event async for event in handle.events()]
             (cancelled,) = [event for event in told if event.type is EventType.CANCELLED]
@@ -101,7 +101,7 @@ def test_without_a_word_nothing_is_acknowledged(home: Path, run: Run) -> None:
         async with AgoraClient(home, settings=LOCAL) as client:
             handle = await client.dispatch(command=["sleep", "60"], grace=5)
             await handle.cancel()
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=50)
             assert (record.state, record.acknowledged) == (State.CANCELLED, None)
 
     run(work())
@@ -115,7 +115,7 @@ def test_a_program_that_did_not_get_done_is_not_acknowledged(home: Path, run: Ru
             handle = await client.dispatch(command=python(source), grace=2)
             await has_said(client, handle.id, "ready")
             await handle.cancel()
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=50)
             assert (record.state, record.acknowledged, record.forced) == (State.CANCELLED, False, False)
 
     run(work())
@@ -129,7 +129,7 @@ def test_progress_is_on_the_record_once_however_many_read_it(home: Path, run: Ru
             await output(second, handle.id)
             assert (await events(client, handle.id)).count(EventType.PROGRESS) == 1
             await handle.cancel()
-            await handle.wait(timeout=20)
+            await handle.wait(timeout=50)
             assert await output(client, handle.id) == b"ready\nsaved\n"
             assert (await events(client, handle.id)).count(EventType.PROGRESS) == 1
             assert (await events(client, handle.id)).count(EventType.CANCELLED) == 1
@@ -152,7 +152,7 @@ def test_marks_do_not_count_as_lines(home: Path, run: Run) -> None:
     async def work() -> None:
         async with AgoraClient(home, settings=LOCAL) as client:
             handle = await client.dispatch(command=python(source))
-            await handle.wait(timeout=20)
+            await handle.wait(timeout=50)
             for count in (1, 5, 19):
                 expected = b"".join(b"%d\n" % number for number in range(20 - count, 20))
                 assert await output(client, handle.id, tail=count) == expected
@@ -177,7 +177,7 @@ def test_a_worker_knows_its_grace_and_its_secrets_end_with_it(home: Path, run: R
         async with AgoraClient(home, settings=LOCAL) as client:
             secrets = {"KEY": "s3cret-1", "OTHER": "s3cret-22"}
             handle = await client.dispatch(command=python(source), secrets=secrets, grace=7, timeout=99)
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=50)
             said = await output(client, handle.id)
             assert record.state is State.SUCCEEDED, said
             assert said.decode().splitlines() == ["8 9 ['KEY', 'OTHER'] 7 99", "gone True"]
@@ -201,12 +201,12 @@ def test_the_example_goes_on_where_it_was_cancelled(home: Path, run: Run, tmp_pa
                 while EventType.PROGRESS not in await events(client, first.id):
                     assert await output(client, first.id) == b""
             await client.cancel(first.id)
-            record = await client.wait(first.id, timeout=20)
+            record = await client.wait(first.id, timeout=50)
             assert (record.state, record.acknowledged) == (State.CANCELLED, True)
             saved = json.loads(checkpoint.read_text())["candidate"]
             assert saved > 1000
             second = await client.dispatch(command=[*command, str(saved + 5)])
-            assert (await second.wait(timeout=20)).state is State.SUCCEEDED
+            assert (await second.wait(timeout=50)).state is State.SUCCEEDED
             assert json.loads(checkpoint.read_text())["candidate"] == saved + 5
 
     run(work())
@@ -238,7 +238,7 @@ async def cancelled(client: AgoraClient, paper: Any, id: str) -> Any:
     handle = await client.dispatch(command=("true",), id=id)
     await handle.cancel()
     paper.ENDS[id] = Observation(phase=Phase.ENDED, exit_code=0)
-    return await handle.wait(timeout=20)
+    return await handle.wait(timeout=50)
 
 
 def test_any_backend_with_logs_carries_it_and_is_asked_once(
@@ -255,7 +255,7 @@ def test_any_backend_with_logs_carries_it_and_is_asked_once(
             assert asked == [(False, listen.DRAIN_LINES)]
             second = await client.dispatch(command=("true",), id="d2")
             paper.ENDS["d2"] = Observation(phase=Phase.ENDED, exit_code=0)
-            assert (await second.wait(timeout=20)).state is State.SUCCEEDED
+            assert (await second.wait(timeout=50)).state is State.SUCCEEDED
             assert len(asked) == 1, "an end that nobody asked for costs no call"
             assert await output(client, "d1") == b"some output\nmore\n"
 
