@@ -17,12 +17,12 @@ def test_a_new_package_is_listed_and_fails(tmp_path: Path) -> None:
     package = write("my-cloud", tmp_path)
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", site, package], check=True, timeout=120)
+    subprocess.run([*pip, "--target", site, package], check=True, timeout=300)
     environment = {**os.environ, "PYTHONPATH": str(site)}
 
     def suite(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "agora_conformance", *arguments]
-        return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
 
     rows = json.loads(suite("list", "--json").stdout)
     mine = next(row for row in rows if row["name"] == "my-cloud")
@@ -31,7 +31,7 @@ def test_a_new_package_is_listed_and_fails(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "dispatch is not written yet" in done.stderr
     own = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
-    assert subprocess.run(own, check=False, env=environment, cwd=package, timeout=120).returncode == 0
+    assert subprocess.run(own, check=False, env=environment, cwd=package, timeout=300).returncode == 0
 
 
 def test_it_has_the_pieces_of_the_local_provider(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments]
-    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

@@ -587,11 +587,11 @@ def test_who_listens_hears_of_this_and_of_other_connections(
         async with store.pulse.listen() as ear:
             for writer in (store, other):
                 assert not await ear.wait(0.01)
-                begun = loop.time()
-                waiting = asyncio.create_task(ear.wait(10))
+                waiting = asyncio.create_task(ear.wait(25))
                 await writer.create(make_entry(f"d{id(writer)}"[:20]))
+                written = loop.time()
                 assert await waiting
-                assert loop.time() - begun < 1
+                assert loop.time() - written < 5, "before its patience is over"
 
     run(work())
     other.close()
