@@ -1,7 +1,7 @@
 """The main job, shown on this machine: dispatch, look, cancel from another process, see who did it and that it is gone.
 
-Every step is the command line that a user would type; this script only types it, and checks what it claims by looking
-at the processes from outside.
+Every step is the command line that a user would type, printed exactly as it is run. What the demo claims it checks
+beside that: it asks for `logs` and for `show --json`, unprinted, and looks at the processes from outside.
 """
 
 import json
@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 AGORA = str(Path(sys.executable).with_name("agora"))
-STUBBORN = "trap 'echo SIGTERM ignored' TERM; echo stubborn and running; while :; do sleep 0.2; done"
+STUBBORN = 'trap "echo SIGTERM ignored" TERM; echo stubborn and running; while :; do sleep 0.2; done'
 
 
 class Failed(Exception):
@@ -63,22 +64,20 @@ def until(what: str, check: object, seconds: float = 10.0) -> None:
 
 def first(checkpoint: Path) -> None:
     say("1. A workload that cleans up when it is told to stop")
-    made = agora("dispatch", "--json", "--name", "primes", "--run", "demo", "--grace", "10", "--",
-                 sys.executable, str(ROOT / "examples" / "workload.py"), str(checkpoint), show=False)  # fmt: skip
-    record = json.loads(made)
-    dispatch, pid = record["id"], record["native"]["pid"]
-    print(f"$ agora dispatch --name primes --run demo --grace 10 -- python3 examples/workload.py ...\n{dispatch}")
+    dispatch = agora("dispatch", "--name", "primes", "--run", "demo", "--grace", "10", "--",
+                     sys.executable, str(ROOT / "examples" / "workload.py"), str(checkpoint)).strip()  # fmt: skip
     until("output of the workload", lambda: "primes up to" in agora("logs", dispatch, show=False))
     agora("ps")
     agora("logs", dispatch)
     print(f"its processes, seen from outside: {processes_of(dispatch)}")
+    pid = record_of(dispatch)["native"]["pid"]
     if pid not in processes_of(dispatch):
         raise Failed(f"process {pid} is not running")
 
     say("2. Another process cancels it, by id and with a reason")
     agora("cancel", dispatch, "--reason", "the wrong input file", "--wait")
     agora("show", dispatch)
-    print("what the workload said last:", agora("logs", dispatch, "--tail", "1", show=False).strip())
+    agora("logs", dispatch, "--tail", "1")
     check_gone(dispatch, "cancelled", forced=False)
     if not checkpoint.exists():
         raise Failed("the workload did not save its work in the grace")
@@ -86,9 +85,7 @@ def first(checkpoint: Path) -> None:
 
 def second() -> None:
     say("3. One that ignores SIGTERM is killed after its grace of 3 seconds")
-    made = agora("dispatch", "--json", "--grace", "3", "--", "sh", "-c", STUBBORN, show=False)
-    dispatch = json.loads(made)["id"]
-    print(f"$ agora dispatch --grace 3 -- sh -c {shlex.quote(STUBBORN)}\n{dispatch}")
+    dispatch = agora("dispatch", "--grace", "3", "--", "sh", "-c", STUBBORN).strip()
     until("output of the workload", lambda: "stubborn" in agora("logs", dispatch, show=False))
     agora("cancel", dispatch, "--reason", "it does not listen", "--wait")
     agora("events", dispatch)
@@ -96,9 +93,13 @@ def second() -> None:
     check_gone(dispatch, "cancelled", forced=True)
 
 
+def record_of(dispatch: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(agora("show", dispatch, "--json", show=False))
+    return record
+
+
 def check_gone(dispatch: str, state: str, *, forced: bool) -> None:
-    record = json.loads(agora("show", dispatch, "--json", show=False))
-    record = record.get("record", record)
+    record = record_of(dispatch)
     if (record["state"], record["forced"], record["confirmed"]) != (state, forced, True):
         raise Failed(f"the record says {record['state']}, forced {record['forced']}, confirmed {record['confirmed']}")
     left = processes_of(dispatch)
