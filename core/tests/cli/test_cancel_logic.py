@@ -167,7 +167,17 @@ def test_a_name_that_nothing_has_is_not_found(client: GivenClient, args: list[st
 
 def test_reason_grace_and_force_are_passed_on(client: GivenClient) -> None:
     invoke("cancel", IDS[0], "--reason", "too slow", "--grace", "5", "--force")
-    assert client.asked == [(IDS[0], {"reason": "too slow", "grace": 5, "force": True})]
+    invoke("cancel", IDS[1], "--soft", "60")
+    assert client.asked == [
+        (IDS[0], {"reason": "too slow", "grace": 5, "force": True, "soft": None}),
+        (IDS[1], {"reason": None, "grace": None, "force": False, "soft": 60}),
+    ]
+
+
+def test_soft_and_force_are_not_asked_for_at_once(client: GivenClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke("cancel", IDS[0], "--soft", "60", "--force") == 2
+    assert "choose one" in capsys.readouterr().err
+    assert client.asked == []
 
 
 def test_a_dry_run_lists_and_does_nothing(client: GivenClient, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +201,7 @@ CAUSE = Cause(actor="bob", via=Via.MCP, reason="first")
         ({"outcome": "CANCELLED", "state": "cancelled"}, 0, "cancelled before anything was started"),
         ({"outcome": "STOPPING", "state": "stopping", "delivered": True, "effective_grace": 5.0}, 0,
          "stopping, 5 s of grace"),
+        ({"outcome": "STOPPING", "state": "stopping"}, 0, "its worker is asked to end by itself"),
         ({"outcome": "STOPPING", "state": "stopping", "delivered": False,
           "error": Failure(type="unreachable", message="no answer")}, 7,
          "recorded and not delivered yet (unreachable: no answer), it will be tried again"),

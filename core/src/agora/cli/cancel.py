@@ -62,8 +62,7 @@ class Request:
 @click.option("--reason", metavar="TEXT", help="Why; kept with the dispatch and shown to everybody.")
 @click.option("--grace", type=SECONDS_TYPE, metavar="SECONDS", help="Another grace for this stop, at least 2.")
 @click.option("--force", is_flag=True, help="Kill without grace, where the backend can.")
-@click.option("--soft", type=SECONDS_TYPE, metavar="SECONDS",
-              help="Ask its worker to end by itself, and send the stop only after so long.")
+@click.option("--soft", type=SECONDS_TYPE, metavar="SECONDS", help="First ask its worker, for so long, to end itself.")
 @click.option("--wait", is_flag=True, help="Wait until the end is confirmed, at most grace + 60 s.")
 @click.option("--dry-run", is_flag=True, help="Show what would be cancelled and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before a bulk cancel.")

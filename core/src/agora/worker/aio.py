@@ -49,7 +49,7 @@ class Worker(BaseWorker):
     ) -> None:
         self._inside = False
         if self._claim("finished"):
-            await asyncio.to_thread(self._finish, kind is None)
+            await asyncio.to_thread(self._finish, error)
             self.forget()
             return
         if self._asked and self._task is not None:

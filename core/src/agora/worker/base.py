@@ -243,13 +243,14 @@ class BaseWorker(ABC):
         """Return a call of the program's own, as a thread can make it."""
         return hook
 
-    def _finish(self, clean: bool) -> None:
+    def _finish(self, error: BaseException | None) -> None:
         """Let go of everything after an end of the program's own.
 
         Parameters:
-            clean: it was no error.
+            error: with which the block was left.
         """
         if self._wanted:
+            clean = error is None or (isinstance(error, SystemExit) and not error.code)
             self._outbox.put("dispatch.cancelled", {"clean": clean, "asked": True})
         works: list[Callable[[], object]] = [self._hooked(channel.release) for channel in self._channels]
         works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove]

@@ -53,7 +53,7 @@ class BlockingWorker(BaseWorker):
     ) -> None:
         self._inside = False
         if self._claim("finished"):
-            self._finish(clean=kind is None)
+            self._finish(error)
             self.forget()
             return
         self._leave()
