@@ -179,7 +179,10 @@ def test_an_interrupted_setup_is_made_good(checkout: Path) -> None:
 @pytest.mark.serial
 def test_the_second_call_is_quick() -> None:
     assert set_up(ROOT).returncode == 0
-    begun = time.monotonic()
-    done = set_up(ROOT)
-    assert time.monotonic() - begun < 1
-    assert (done.returncode, done.stdout) == (0, "")
+    took = []
+    for _ in range(5):
+        begun = time.monotonic()
+        done = set_up(ROOT)
+        took.append(time.monotonic() - begun)
+        assert (done.returncode, done.stdout) == (0, "")
+    assert min(took) < 1, took
