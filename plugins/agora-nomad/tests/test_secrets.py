@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from agora.client import AgoraClient
 from agora.config import Settings, TargetConfig
@@ -20,7 +21,7 @@ from agora_conformance.emulators.nomad import NomadEmulator, Timing
 from agora_nomad import PROVIDER, exact, names, policy
 from agora_nomad.api import Api
 from agora_nomad.connect import connect
-from nomad_harness import STUBBORN, Hands, eventually
+from nomad_harness import STUBBORN, Hands
 
 pytestmark = pytest.mark.backend("nomad")
 
@@ -372,6 +373,12 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
         yield Settings(default_target="c", targets={"c": config}, supervisor=False)
 
 
+def api_of(settings: Settings) -> Api:
+    """Return a way to the cluster beside the engine's."""
+    config: Any = PROVIDER.config_model(**settings.targets["c"].table)
+    return Api(connect("a test", config))
+
+
 @pytest.mark.anyio
 async def test_after_the_end_the_engine_has_them_removed(settings: Settings, tmp_path: Path) -> None:
     async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
@@ -380,9 +387,25 @@ async def test_after_the_end_the_engine_has_them_removed(settings: Settings, tmp
         )
         record = await agora.wait(handle.id, timeout=50)
         assert (record.state, record.exit_code) == (State.SUCCEEDED, 0)
-    config: Any = PROVIDER.config_model(**settings.targets["c"].table)
-    api = Api(connect("t", config))
+    api = api_of(settings)
     async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
-        await agora.reconcile()
-        eventually(lambda: api.select("vars") == [])
+        with anyio.fail_after(30):
+            while api.select("vars"):
+                await agora.reconcile()
+                await anyio.sleep(0.1)
+    api.close()
+
+
+@pytest.mark.anyio
+async def test_a_reap_takes_what_no_record_knows(settings: Settings, tmp_path: Path) -> None:
+    api, id = api_of(settings), new_dispatch_id()
+    async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
+        mark = (tmp_path / "installation").read_text(encoding="utf-8").strip()
+        api.write_variable(names.secrets_path(id), {"environment": "", "installation": mark}, 0)
+        (row,) = await agora.reap(dry_run=True)
+        assert (row.id, row.action) == (id, "would remove")
+        assert api.variable(names.secrets_path(id)) is not None
+        (row,) = await agora.reap()
+        assert (row.id, row.action) == (id, "removed")
+    assert api.select("vars") == []
     api.close()
