@@ -90,8 +90,11 @@ def test_the_exit_code_is_the_command_s(run: Run, source: str, code: int) -> Non
     assert running.told == ("", [])
 
 
-def test_sigterm_is_passed_on_and_told(run: Run, eventually: Eventually) -> None:
-    running = run("""
+def test_sigterm_is_passed_on_and_told(run: Run, eventually: Eventually, tmp_path: Path) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    running = run(
+        """
 import os, signal, sys, time
 def end(*_):
     os.write(1, b"cleaned up\\n")
@@ -99,11 +102,14 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 os.write(1, b"ready\\n")
 time.sleep(60)
-""")
+""",
+        AGORA_WORKER_TERMINATION=str(message),
+    )
     eventually(says(running, "ready"))
     for _ in range(3):
         os.kill(running.pid, signal.SIGTERM)
     assert running.process.wait(50) == 5
+    assert json.loads(message.read_text()) == {"status": "cancelled", "exitCode": 5, "clean": True}
     output, events = running.told
     assert output == "ready\ncleaned up\n"
     assert [(event["type"], event["data"]["clean"]) for event in events] == [("dispatch.cancelled", True)]

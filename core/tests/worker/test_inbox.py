@@ -1,5 +1,6 @@
 """A worker that is asked to end by itself, and one that is told of a shorter grace."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,23 @@ def test_the_stages_shrink_with_a_grace_that_is_told(program: Callable[..., Any]
     assert time.monotonic() - begun < 60, "it had 270 s of stages without that"
     (told,) = one.told("dispatch.cancelled")
     assert told["data"] == {"clean": False, "grace": 4}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cancel_is_the_termination_message_of_its_container(
+    program: Callable[..., Any], tmp_path: Path, there: bool
+) -> None:
+    message = tmp_path / "termination-log"
+    if there:
+        message.write_text("what was there before is longer than what comes, and it is gone then\n")
+    one = program(BLOCKING, AGORA_WORKER_TERMINATION=str(message))
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 143
+    assert one.told("dispatch.cancelled")
+    assert message.exists() is there, "it is nobody's file where there is none"
+    if there:
+        assert json.loads(message.read_text()) == {"status": "cancelled", "exitCode": 143, "clean": True}
 
 
 @pytest.mark.parametrize("text", ["", "ask", "ask=", "ask=soon", "\udcff", "grace=3", "=1\n"])

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 
-from agora.worker import children, inbox, stages
+from agora.worker import children, inbox, stages, termination
 from agora.worker.inbox import Inbox
 from agora.worker.outbox import Outbox
 from agora.worker.secrets import Secrets
@@ -167,6 +168,7 @@ class BaseWorker(ABC):
         self._grace = self._grace or around.grace
         self._budgets = {**stages.budgets(self._grace), **self._chosen}
         self._inbox = Inbox(around.inbox)
+        self._termination = around.termination
         self._secrets = Secrets(around.secrets)
         heartbeats = self._heartbeat_every
         if heartbeats is None:
@@ -204,8 +206,10 @@ class BaseWorker(ABC):
         self._told.set()
         self._shorten()
         self._stage("program", [*map(self._hooked, self._callbacks), self._left.wait])
-        self._outbox.put("dispatch.cancelled", {"clean": self.outcomes["program"] == "done", "grace": self._grace})
-        self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9)])
+        clean = self.outcomes["program"] == "done"
+        self._outbox.put("dispatch.cancelled", {"clean": clean, "grace": self._grace})
+        message = partial(termination.write, self._termination, EXIT_CODE, clean)
+        self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9), message])
         self._stage("channels", [self._hooked(channel.release) for channel in self._channels])
         self._stage("secrets", [self._secrets.remove])
         self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])

@@ -7,12 +7,17 @@ import select
 import signal
 import sys
 import time
+from functools import partial
 
-from agora.worker import children, stages
+from agora.worker import children, stages, termination
 from agora.worker.outbox import Outbox
 from agora.worker.secrets import Secrets, clear_environment
 from agora.worker.sinks import ways_out
 from agora.worker.surroundings import Surroundings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What a workload exits with that was ended at its deadline, as timeout(1) does.
 TIMED_OUT = 124
@@ -61,6 +66,7 @@ class Supervisor:
             signal.signal(number, _nothing)
         signal.set_wakeup_fd(pipe_write, warn_on_full_buffer=False)
         around = Surroundings()
+        self._termination = around.termination
         self._budgets = stages.budgets(self._grace or around.grace)
         self._secrets = Secrets(around.secrets)
         self._outbox = Outbox(around.dispatch_id or "", ways_out(around), {})
@@ -136,7 +142,10 @@ class Supervisor:
         # Ended by itself before its time was over; how, nobody here can judge.
         clean = self._pid == 0 or self._status is not None
         self._outbox.put("dispatch.cancelled", {"clean": clean, **(self._cause or {})})
-        stages.run([lambda: self._outbox.close(self._budgets["report"] * 0.9)], self._budgets["report"], "report")
+        code = TIMED_OUT if self._cause else self._exit_code()
+        message = partial(termination.write, self._termination, code, clean)
+        report: list[Callable[[], object]] = [lambda: self._outbox.close(self._budgets["report"] * 0.9), message]
+        stages.run(report, self._budgets["report"], "report")
         self._remove_secrets()
         stages.run([self._stop_children], self._budgets["children"], "children")
         self._reap()

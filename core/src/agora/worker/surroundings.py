@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from agora.worker.termination import PATH
+
 #: The grace of a dispatch that asks for none, in seconds.
 DEFAULT_GRACE = 30.0
 
@@ -19,6 +21,7 @@ class Surroundings:
         secrets: names of the inline secrets.
         events: where events go: `stdout`, `stderr`, `none` or the path of a file.
         inbox: the file in which Agora tells what is asked; null where there is none.
+        termination: the file for a container's termination message; it need not be there.
         url: address of a control plane that takes events; null for none.
         token: what it is asked with; null for nothing.
         redis: address of a Redis server that takes events; null for none.
@@ -35,6 +38,7 @@ class Surroundings:
         self.secrets = tuple(name for name in get("AGORA_WORKER_SECRETS", "").split("=") if name)
         self.events = get("AGORA_WORKER_EVENTS") or ("stdout" if self.dispatch_id else "none")
         self.inbox = get("AGORA_WORKER_INBOX") or None
+        self.termination = get("AGORA_WORKER_TERMINATION") or PATH
         self.url = get("AGORA_WORKER_URL") or None
         self.token = get("AGORA_WORKER_TOKEN") or None
         self.redis = get("AGORA_WORKER_REDIS") or None
