@@ -8,6 +8,7 @@ value is ever looked at again on its way.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Item of the variable: the mark by which a leftover is known.
 INSTALLATION = "installation"
-_RETRIES = 5
+_RETRIES = 8
+_PAUSE = 0.1
 
 
 class Secrets:
@@ -59,7 +61,9 @@ class Secrets:
             try:
                 self._api.write_variable(path, items, index)
             except Taken as taken:
-                # Without its job it is what an earlier attempt has left.
+                # Without its job it is what an earlier attempt has left, or another one makes its job right now.
+                if index:
+                    time.sleep(_PAUSE)
                 index = taken.index
             except Refusal as error:
                 raise _refused(error, path) from None
