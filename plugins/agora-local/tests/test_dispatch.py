@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -315,6 +316,36 @@ def test_fork_server_ends_with_its_client(local: Local) -> None:
     eventually(lambda: not any(alive(pid) for pid in standbys))
     assert local.observe(handle).phase is Phase.RUNNING
     assert local.observe(handle).reachable
+
+
+def test_providers_of_one_process_share_a_fork_server_until_the_last_of_them_is_closed(
+    local: Local, tmp_path: Path
+) -> None:
+    other = Local(tmp_path / "other", installation="another-installation")
+    try:
+        local.run("true")
+        server = local.provider._launcher._pid
+        handle = other.start("sleep", "600")
+        assert children_of(server)
+        assert other.provider._launcher._pid == server
+        local.provider.close()
+        assert alive(server)
+        assert other.run("sh", "-c", "exit 3")[0].exit_code == 3
+        assert other.provider._launcher._pid == server
+        other.provider.close()
+        assert not alive(server)
+        assert other.observe(handle).phase is Phase.RUNNING
+    finally:
+        other.clean()
+
+
+def test_a_provider_that_is_forgotten_keeps_no_fork_server(local: Local, tmp_path: Path) -> None:
+    Local(tmp_path / "other").run("true")
+    server = local.provider._launcher._pid
+    assert alive(server)
+    gc.collect()
+    local.provider.close()
+    assert not alive(server)
 
 
 def children_of(pid: int) -> list[int]:

@@ -97,8 +97,9 @@ class Cgroup:
 def sweep(parent: str) -> None:
     """Remove groups of ours that nobody is in any more: their shims were killed while they stood by."""
     for name in os.listdir(parent):
-        if name.startswith(PREFIX):
-            Cgroup(f"{parent}/{name}").remove()
+        group = Cgroup(f"{parent}/{name}")
+        if name.startswith(PREFIX) and group.empty():
+            group.remove()
 
 
 def parent_path() -> str | None:

@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 
 if __name__ == "__main__":
     # The modules of this package need the standard library alone; its __init__ does not, so it is passed over.
@@ -100,7 +99,7 @@ class Pool:
             shim.main(self._requests, self._taken_write, self._cgroup_parent)
             code = 0
         except BaseException:  # noqa: BLE001 - the last words of a process; its workload dies with it
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())  # `traceback` would be a fifth of every start
         finally:
             os._exit(code)
 

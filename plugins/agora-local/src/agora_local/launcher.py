@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakSet
 
 from agora.errors import ConfigError, ProviderError, SubmitRefused, Unreachable
 from agora.model.spec import Spec
@@ -60,28 +62,53 @@ def _environment() -> dict[bytes, bytes]:
 
 
 class Launcher:
-    """One fork server for this process, however many threads ask.
+    """One fork server for this process, however many providers and threads ask.
 
     Parameters:
-        state_dir: where the fork server's own log goes.
         cgroup: `auto` or `never`.
     """
 
-    def __init__(self, state_dir: Path, cgroup: str) -> None:
+    _shared: ClassVar[dict[str, Launcher]] = {}
+    _sharing: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, cgroup: str) -> None:
         self._cgroup = cgroup
-        self._log = state_dir / LOG
+        self._users: WeakSet[object] = WeakSet()
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._pid = 0
         self._owner: tuple[int, int, int] | None = None
 
-    def start(self, request: Request, start: Start, descriptors: Sequence[int]) -> None:
+    @classmethod
+    def borrow(cls, user: object, cgroup: str) -> Launcher:
+        """Return the one that everybody shares; whoever borrows it gives it back, or is forgotten with its end."""
+        with cls._sharing:
+            launcher = cls._shared.setdefault(cgroup, cls(cgroup))
+            launcher._users.add(user)
+            return launcher
+
+    def give_back(self, user: object) -> None:
+        """Let the fork server end with its last user; what it started goes on."""
+        with self._sharing:
+            self._users.discard(user)
+            if self._users:
+                return
+            if self._shared.get(self._cgroup) is self:
+                del self._shared[self._cgroup]
+        with self._lock:
+            control, self._control = self._control, None
+            if control is not None:
+                control.close()
+                self._wait()
+
+    def start(self, request: Request, start: Start, descriptors: Sequence[int], log: Path) -> None:
         """Have a workload started; the journal says the rest.
 
         Parameters:
             request: what its shim is told.
             start: what the workload is started with.
             descriptors: directory, journal, control sockets, working directory.
+            log: where a fork server that has to be started for it says what goes wrong.
 
         Raises:
             SubmitRefused: it cannot be started; nothing is left of it.
@@ -92,7 +119,7 @@ class Launcher:
         with ours:
             ours.settimeout(START_TIMEOUT)
             with theirs:
-                control = self._running()
+                control = self._running(log)
                 try:
                     socket.send_fds(control, [request.pack()], [theirs.fileno(), *descriptors])
                 except TimeoutError:
@@ -122,15 +149,7 @@ class Launcher:
                 raise Nothing
             raise refusal(stage, number, start)
 
-    def close(self) -> None:
-        """Let the fork server end; what it started goes on."""
-        with self._lock:
-            control, self._control = self._control, None
-            if control is not None:
-                control.close()
-                self._wait()
-
-    def _running(self) -> socket.socket:
+    def _running(self, log: Path) -> socket.socket:
         with self._lock:
             # A fork of this process, or one that changed its user, must not use the parent's.
             owner = (os.getpid(), os.geteuid(), os.getegid())
@@ -138,7 +157,7 @@ class Launcher:
                 self._control.close()
                 self._control = None
             if self._control is None:
-                self._control = self._spawn()
+                self._control = self._spawn(log)
                 self._owner = owner
             return self._control
 
@@ -161,7 +180,7 @@ class Launcher:
         except ChildProcessError:
             pass  # the program waits for all of its children, or ignores their ends
 
-    def _spawn(self) -> socket.socket:
+    def _spawn(self, log: Path) -> socket.socket:
         if not sys.executable:
             raise ConfigError("local: no Python interpreter to run the fork server with (sys.executable is empty)")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -177,7 +196,7 @@ class Launcher:
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                        (os.POSIX_SPAWN_OPEN, 2, str(self._log), append, 0o600),
+                        (os.POSIX_SPAWN_OPEN, 2, str(log), append, 0o600),
                     ],
                     setsigmask=(),
                     setsid=True,

@@ -51,7 +51,7 @@ class LocalProvider:
         self._config = config
         self._installation = installation.id
         self._root = (config.state_dir or installation.directory / "local" / target_name).absolute()
-        self._launcher = Launcher(self._root, config.cgroup)
+        self._launcher = Launcher.borrow(self, config.cgroup)
         self._machine = machine.machine_id(self._root)
         self._closed = False
 
@@ -195,9 +195,9 @@ class LocalProvider:
 
     @hookimpl
     def close(self) -> None:
-        """End the fork server and the watch; workloads and shims stay."""
+        """End the watch, and the fork server with its last user; workloads and shims stay."""
         self._closed = True
-        self._launcher.close()
+        self._launcher.give_back(self)
 
     # --- dispatch --------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class LocalProvider:
             claims.opened(Path()) as home,
         ):
             check()
-            self._launcher.start(request, start, [directory, claim.descriptor, live, home])
+            self._launcher.start(request, start, [directory, claim.descriptor, live, home], self._root / launcher.LOG)
 
     def _refused(self, error: OSError) -> SubmitRefused:
         return SubmitRefused(f"{self._root}: {error.strerror}", reason="state_dir_refused")
