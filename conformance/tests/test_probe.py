@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,10 +11,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from agora.worker.marks import Sieve
 from agora_conformance.checks.dispatch import AWKWARD
 from agora_conformance.probe import Line, parse, pulse, script
+
+#: Hundredths of a second between two heartbeats.
+EVERY = "10"
 
 SHELLS = [
     pytest.param(
@@ -32,10 +38,10 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
 
 def ended(shell: list[str], *arguments: str, env: dict[str, str] | None = None) -> tuple[int, list[Line]]:
     done = subprocess.run(
-        [*shell, "-c", script(), "probe", *arguments],
+        [*shell, "-c", script(), "probe", EVERY, *arguments],
         check=False,
         capture_output=True,
-        timeout=30,
+        timeout=50,
         env={"PATH": os.environ["PATH"], **(env or {})},
     )
     return done.returncode, parse(done.stdout)
@@ -48,14 +54,14 @@ class Running:
         self.output = output
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                [*shell, "-c", script(), "probe", *arguments], stdout=file, start_new_session=True
+                [*shell, "-c", script(), "probe", EVERY, *arguments], stdout=file, start_new_session=True
             )
 
     def lines(self) -> list[Line]:
         return parse(self.output.read_bytes())
 
     def until(self, condition: Callable[[list[Line]], bool]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 40
         while not condition(self.lines()):
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.02)
@@ -64,9 +70,9 @@ class Running:
         self.until(lambda lines: any(line.event == event and line.who == who for line in lines))
 
     def end(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=40)
         # Again and again: one of them may have forked meanwhile, and a killed one takes a moment to go.
         while left := self.marked():
             assert time.monotonic() < deadline, left
@@ -120,19 +126,19 @@ def test_it_numbers_lines_on_both_streams(shell: list[str]) -> None:
 
 
 def test_graceful_sees_every_sigterm_and_exits_as_told(shell: list[str], tmp_path: Path) -> None:
-    probe = Running(shell, tmp_path / "output", "graceful", "7", "60")
+    probe = Running(shell, tmp_path / "output", "graceful", "7", "200")
     try:
         probe.says("READY")
         probe.process.terminate()
         probe.says("term")
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == 7
+        assert probe.process.wait(timeout=40) == 7
     finally:
         probe.end()
     seen = pulse(probe.lines())
     assert len(seen.terms) == 2
     assert seen.last is not None
-    assert seen.last - seen.terms[0] >= 0.6
+    assert seen.last - seen.terms[0] >= 1.99  # the clock has hundredths
 
 
 def test_stubborn_goes_on(shell: list[str], tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_default_dies_of_sigterm(shell: list[str], tmp_path: Path) -> None:
     try:
         probe.says("beat")
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == -signal.SIGTERM
+        assert probe.process.wait(timeout=40) == -signal.SIGTERM
     finally:
         probe.end()
 
@@ -164,7 +170,7 @@ def test_tree_leaves_a_child_and_one_outside_the_session(shell: list[str], tmp_p
         for who in ("leader", "child", "escaped"):
             probe.says("beat", who)
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == 3
+        assert probe.process.wait(timeout=40) == 3
         before = pulse(probe.lines(), "escaped").last
         probe.until(lambda lines: pulse(lines, "escaped").last != before)
         sessions = {os.getsid(pid) for pid in probe.marked()}
@@ -173,11 +179,61 @@ def test_tree_leaves_a_child_and_one_outside_the_session(shell: list[str], tmp_p
         probe.end()
 
 
+def events_of(output: Path, dispatch_id: str) -> list[dict[str, Any]]:
+    _, marks = Sieve(dispatch_id).feed(output.read_bytes())
+    return [json.loads(mark) for mark in marks if mark.endswith(b"}")]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_worker_says_what_the_worker_kit_would(
+    shell: list[str], tmp_path: Path, clean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGORA_DISPATCH_ID", "d1")
+    probe = Running(shell, tmp_path / "output", "worker", "7", "0", str(clean).lower())
+    try:
+        probe.says("beat")
+        probe.process.terminate()
+        assert probe.process.wait(timeout=15) == 7
+    finally:
+        probe.end()
+    said = events_of(probe.output, "d1")
+    assert [event["data"] for event in said[:3]] == [{"done": 1}, {"done": 2}, {"done": 3}]
+    assert [event["type"] for event in said[3:]] == ["dispatch.cancelled"] * 2
+    assert [event["data"]["clean"] for event in said[3:]] == [clean, True]
+    assert [event["sequence"] for event in said] == [1, 2, 3, 4, 5]
+    assert {event["subject"] for event in said} == {"d1"}
+    assert len({event["id"] for event in said}) == 5
+
+
+def test_a_worker_that_is_not_stopped_ends_by_itself(shell: list[str]) -> None:
+    code, lines = ended(shell, "worker", "3", "30", "true", env={"AGORA_DISPATCH_ID": "d1"})
+    assert code == 3
+    assert pulse(lines).exited
+
+
+def test_an_impostor_speaks_for_others_and_for_the_core(
+    shell: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGORA_DISPATCH_ID", "d1")
+    probe = Running(shell, tmp_path / "output", "impostor", "d2")
+    try:
+        probe.says("beat")
+        probe.process.terminate()
+        assert probe.process.wait(timeout=15) == 0
+    finally:
+        probe.end()
+    own = [(event["type"], event["subject"]) for event in events_of(probe.output, "d1")]
+    assert own == [("dispatch.cancelled", "d2"), ("dispatch.started", "d1"), ("dispatch.terminated", "d1")]
+    assert [(event["type"], event["subject"]) for event in events_of(probe.output, "d2")] == [
+        ("dispatch.cancelled", "d2")
+    ]
+
+
 def test_never_ready_says_nothing(shell: list[str], tmp_path: Path) -> None:
     probe = Running(shell, tmp_path / "output", "never-ready")
     try:
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == -signal.SIGTERM
+        assert probe.process.wait(timeout=40) == -signal.SIGTERM
         assert probe.lines() == []
     finally:
         probe.end()

@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agora_conformance import child
 from agora_conformance.hooks import Hooks
-from agora_conformance.probe import script
+from agora_conformance.probe import CALM_BEAT, script
 from agora_conformance.requirement import Requirement
 from agora_conformance.target import ConformanceTarget, SeesLeftovers, SeesProcesses, Sweeps
 from agora_conformance.verdict import Inapplicable, Verdict, Violation
@@ -150,10 +150,10 @@ class Arena:
 
     # -- workloads ---------------------------------------------------------------------------------------------
 
-    def spec(self, *arguments: str | int, variant: str | None = None, **fields: Any) -> Spec:
-        """Return the spec of a probe: `spec("exit", 42, 100, grace=3)`."""
+    def spec(self, *arguments: str | int, variant: str | None = None, beat: float = CALM_BEAT, **fields: Any) -> Spec:
+        """Return the spec of a probe: `spec("exit", 42, 100, grace=3)`, with a heartbeat every `beat` seconds."""
         make = self.target.probe_spec if variant is None else self.target.variants[variant]
-        made = dict(make(script(), [str(argument) for argument in arguments]))
+        made = dict(make(script(), [str(argument) for argument in (round(100 * beat), *arguments)]))
         made |= {"grace": GRACE, "timeout": 600, **fields}
         if "env" in fields:
             made["env"] = {**make(script(), []).get("env", {}), **fields["env"]}
@@ -247,6 +247,7 @@ class Arena:
                     await probe.finish()
             for client in self._clients.values():
                 with contextlib.suppress(AgoraError):
+                    await client.reconcile()  # a record stays until inline secrets of it are removed
                     await client.prune(timedelta(0))  # what is left after that was left behind
             for hooks in self._hooks:
                 with contextlib.suppress(AgoraError, Verdict):
@@ -262,9 +263,11 @@ class Arena:
 
     def _look_back(self, installation: str) -> None:
         eyes = self.target.eyes
+        found = []
         if isinstance(eyes, SeesProcesses):
-            self.leftovers += [f"process {pid}" for pid in eyes.processes(installation, None)]
+            found += [f"process {pid}" for pid in eyes.processes(installation, None)]
         if isinstance(eyes, SeesLeftovers):
-            self.leftovers += eyes.leftovers(installation)
-        if isinstance(eyes, Sweeps):
+            found += eyes.leftovers(installation)
+        self.leftovers += found
+        if isinstance(eyes, Sweeps) and (found or not isinstance(eyes, SeesProcesses)):
             eyes.sweep(installation)

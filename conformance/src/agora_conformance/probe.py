@@ -8,8 +8,10 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
-#: Seconds between two heartbeats.
+#: Seconds between two heartbeats where the time of a death is bracketed.
 BEAT = 0.1
+#: Seconds between two heartbeats where they show a life and no more: each is a process that somebody has to pay for.
+CALM_BEAT = 0.4
 #: A pause between heartbeats longer than this means that the machine was too busy to bracket a time.
 DISTURBED = 0.6
 

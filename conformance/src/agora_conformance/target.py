@@ -72,7 +72,7 @@ class SeesLeftovers(Protocol):
 
 @runtime_checkable
 class Sweeps(Protocol):
-    """A hand that ends what a broken provider left behind; the suite uses it last, after it has looked."""
+    """A hand that ends what a broken provider left behind; the suite uses it last, where its look found something."""
 
     def sweep(self, installation: str) -> None:
         """End every workload of a suite's installation and remove what is left of it."""

@@ -8,7 +8,10 @@ import anyio
 
 from agora_conformance.probe import DISTURBED, Pulse
 from agora_conformance.verdict import Inconclusive, require
-from agora_conformance.witness import PAUSE, Witness
+from agora_conformance.witness import Witness
+
+#: Seconds between two looks at a probe that may die; its own clock, not these looks, says when it died.
+LOOK = 0.3
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Bracket:
         with anyio.move_on_after(seconds + 3 * self.probe.arena.overhead + 3):
             dead = False
             while lived < seconds and not dead:
-                await anyio.sleep(PAUSE)
+                await anyio.sleep(LOOK)
                 dead = self._dead(await self.probe.processes())
                 pulse = await self.probe.pulse()
                 lived = (pulse.last or self.before) - self._since(pulse)
@@ -78,7 +81,7 @@ class Bracket:
             if self._dead(await self.probe.processes()):
                 self._note("dead_after", anyio.current_time() - (self.at if since is None else since))
                 break
-            await anyio.sleep(PAUSE)
+            await anyio.sleep(LOOK)
         await self.probe.must_be_dead(f"{bound:g} s after the stop")
         pulse = await self.probe.pulse()
         self._note("last_sign", (pulse.last or self.before) - self._since(pulse))

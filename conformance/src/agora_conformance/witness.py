@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Seconds for a workload to start and to speak; an image may have to be pulled.
 START_LIMIT = 30.0
 #: Seconds in which a probe that lives must give a new sign of life, and a dead one must not.
-BREATH = 0.7
+BREATH = 1.0
 #: Seconds between two looks.
 PAUSE = 0.15
 

@@ -197,7 +197,7 @@ async def gone_is_not_dead(arena: Arena) -> None:
                     require(
                         not proof, "a workload is absent, which is declared a proof of death, and its process lives"
                     )
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.5)
     arena.measured["looks"] = list(looks.values())
     if not looks[stopping.id]:
         raise Inconclusive("its process did not outlive its record for long enough to look")

@@ -15,6 +15,7 @@ from agora.model.record import State
 
 from agora_conformance.arena import Arena
 from agora_conformance.hooks import Hooks
+from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import Violation, require
@@ -87,12 +88,12 @@ async def twenty_at_once(arena: Arena) -> None:
 @check("CANCEL-05")
 async def longer_never_extends(arena: Arena) -> None:
     """Ask for a longer grace while the first one runs."""
-    probe = await arena.start("stubborn", grace=3)
+    probe = await arena.start("stubborn", grace=3, beat=BEAT)
     bracket = await Bracket.begin(probe)
     await probe.cancel()
     await probe.cancel(grace=20)
     hooks = arena.hooks()
-    raw = await arena.start_raw(hooks, "stubborn", grace=3)
+    raw = await arena.start_raw(hooks, "stubborn", grace=3, beat=BEAT)
     other = await Bracket.begin(raw)
     await hooks.stop(raw.handle, 3)
     await hooks.stop(raw.handle, 20)
@@ -103,7 +104,7 @@ async def longer_never_extends(arena: Arena) -> None:
 @check("CANCEL-06")
 async def shorter_shortens(arena: Arena) -> None:
     """Ask for a shorter grace while a long one runs."""
-    probe = await arena.start("stubborn", grace=20)
+    probe = await arena.start("stubborn", grace=20, beat=BEAT)
     await probe.cancel()
     await probe.says("term")
     bracket = await Bracket.begin(probe)
@@ -189,7 +190,7 @@ def _carries(cause: object, where: str) -> None:
 @check("CANCEL-11")
 async def force(arena: Arena) -> None:
     """Force the end of what has a long grace and ignores SIGTERM."""
-    probe = await arena.start("stubborn", grace=20)
+    probe = await arena.start("stubborn", grace=20, beat=BEAT)
     bracket = await Bracket.begin(probe)
     async with anyio.create_task_group() as group:
         group.start_soon(probe.client.wait, probe.id)

@@ -16,6 +16,7 @@ from agora.model.observation import EndedBy, Handle, Observation, Phase
 from agora.model.record import State
 
 from agora_conformance.arena import Arena, eventually
+from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import Inconclusive, Untested, require
@@ -29,7 +30,7 @@ LINES = 500
 @check("CAP-01")
 async def grace_per_stop(arena: Arena) -> None:
     """Stop with a shorter grace than the dispatch's."""
-    probe = await arena.start("stubborn", grace=20)
+    probe = await arena.start("stubborn", grace=20, beat=BEAT)
     bracket = await Bracket.begin(probe)
     result = await probe.cancel(grace=3)
     require(result.effective_grace in (None, 3), f"the answer says {result.effective_grace} s of grace")

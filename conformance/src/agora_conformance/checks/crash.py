@@ -9,6 +9,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.record import State
 
 from agora_conformance.arena import Arena, eventually
+from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import Inconclusive, require
@@ -92,7 +93,7 @@ async def before_the_stop_is_sent(arena: Arena) -> None:
 async def mid_grace(arena: Arena) -> None:
     """Kill it when the stop was accepted, and leave the workload alone with its backend."""
     grace = 4
-    probe = await arena.start("stubborn", grace=grace)
+    probe = await arena.start("stubborn", grace=grace, beat=BEAT)
     await _killed(arena, id=probe.id, fault="stop:after")
     await probe.says("term", within=2)
     began = anyio.current_time()

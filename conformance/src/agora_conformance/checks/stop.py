@@ -53,7 +53,7 @@ async def graceful_exit_kept(arena: Arena) -> None:
 async def alive_within_grace(arena: Arena) -> None:
     """Look for signs of life until one second before the grace is over."""
     grace = 4
-    probe = await arena.start("stubborn", grace=grace)
+    probe = await arena.start("stubborn", grace=grace, beat=BEAT)
     bracket = await Bracket.begin(probe)
     await probe.cancel()
     await bracket.must_live(grace - 1)
@@ -63,7 +63,7 @@ async def alive_within_grace(arena: Arena) -> None:
 async def dead_after_grace(arena: Arena) -> None:
     """Look for signs of life after the grace and the overhead."""
     grace = 3
-    probe = await arena.start("stubborn", grace=grace)
+    probe = await arena.start("stubborn", grace=grace, beat=BEAT)
     bracket = await Bracket.begin(probe)
     await probe.cancel()
     await bracket.must_die(grace)
@@ -91,7 +91,7 @@ async def forced_flag(arena: Arena) -> None:
 @check("STOP-06")
 async def default_disposition(arena: Arena) -> None:
     """Stop a program without a handler that has a long grace."""
-    probe = await arena.start("default", grace=15)
+    probe = await arena.start("default", grace=15, beat=BEAT)
     bracket = await Bracket.begin(probe)
     await probe.cancel()
     await bracket.must_die(1)
