@@ -16,6 +16,7 @@ FAMILIES = {
     "FOREIGN": "What is not ours is not touched",
     "EVT": "Events",
     "CRASH": "The control plane may be killed between any two steps",
+    "WORK": "What a workload says of itself",
     "CLEAN": "Nothing is left",
     "CAP": "Capabilities: what is claimed is true",
 }
@@ -28,6 +29,7 @@ _ALL = (
     *requests.FOREIGN,
     *lives.EVENTS,
     *lives.CRASH,
+    *lives.WORK,
     *lives.CLEAN,
     *lives.CAPABILITIES,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -108,7 +109,7 @@ def run(plan: Plan, on_row: OnRow = lambda row: None) -> Report:
     began = datetime.now(UTC)
     state = _Run(plan, Setting(plan.name, plan.target, info, config, folder), load_checks())
     try:
-        with _no_variables():
+        with _no_variables(), _no_warnings():
             anyio.run(_everything, state, on_row)
         return _report(state, info, began)
     finally:
@@ -125,6 +126,17 @@ def _no_variables() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keep the core's warnings from the terminal where nobody has set up logging: faults are what checks make."""
+    logger, handler = logging.getLogger("agora"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 async def _everything(state: _Run, on_row: OnRow) -> None:

@@ -16,6 +16,7 @@ from agora.errors import Unreachable
 from agora.hookspecs import WatchSink, hookimpl
 from agora.model.events import EventType
 from agora.model.observation import Handle, LogChunk, Observation, Phase
+from agora.worker.marks import pack
 
 from agora_conformance.mutants.base import Mutant, ToldSink
 
@@ -89,6 +90,49 @@ class LosesOutput(Mutant):
             before, _, _ = data.partition(b'"term"')
             data = before.rpartition(b"\n")[0] + b"\n"
         return iter([LogChunk(stream="stdout", data=data)])
+
+
+class _Printing(Mutant):
+    """Gives the output as a subclass changes it."""
+
+    def printed(self, handle: Handle, stream: str, data: bytes, tail: int | None) -> bytes:
+        """Change the output of one stream."""
+        return data
+
+    @hookimpl
+    def logs(self, handle: Handle, follow: bool, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
+        """Read all of it and change it."""
+        chunks = list(self.inner.call("logs", handle=handle, follow=follow, since=since, tail=None))
+        for stream in ("stdout", "stderr"):
+            data = b"".join(chunk.data for chunk in chunks if chunk.stream == stream)
+            yield LogChunk(stream=stream, data=self.printed(handle, stream, data, tail))
+
+
+class StripsControlCharacters(_Printing):
+    """Output is cleaned of what cannot be printed."""
+
+    def printed(self, handle: Handle, stream: str, data: bytes, tail: int | None) -> bytes:
+        """Leave out what begins a mark."""
+        return data.replace(b"\x1e", b"")
+
+
+class LosesLastWords(_Printing):
+    """Whoever asks for the last lines gets none of the very last ones, as if they had not arrived yet."""
+
+    def printed(self, handle: Handle, stream: str, data: bytes, tail: int | None) -> bytes:
+        """Cut them off."""
+        return data if tail is None else b"".join(data.splitlines(keepends=True)[:-3])
+
+
+class SpeaksForTheWorkload(_Printing):
+    """What was asked to stop is said to have agreed."""
+
+    def printed(self, handle: Handle, stream: str, data: bytes, tail: int | None) -> bytes:
+        """Say so for it."""
+        if stream == "stderr" or self._look(handle).phase is not Phase.ENDED:
+            return data
+        word = {"id": "beef.1", "type": EventType.CANCELLED, "subject": handle.id, "sequence": 1, "data": {}}
+        return data + pack(handle.id, json.dumps(word).encode())
 
 
 class _Historian(Mutant):

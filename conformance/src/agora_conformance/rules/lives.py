@@ -1,4 +1,4 @@
-"""EVT, CRASH, CLEAN and CAP: what is told, what survives, what is left, what is claimed."""
+"""EVT, WORK, CRASH, CLEAN and CAP: what is told, what survives, what is left, what is claimed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,42 @@ EVENTS = (
     Requirement("EVT-04", "nothing-after", "Nothing but one `dispatch.confirmed` follows `dispatch.terminated`."),
     Requirement("EVT-05", "aware-times", "All times are aware and do not run backwards."),
     Requirement("EVT-06", "end-agrees", "`dispatch.terminated` says what the record says."),
+)
+
+WORK = (
+    Requirement(
+        "WORK-01",
+        "acknowledged",
+        "A workload that says that it was cancelled is `acknowledged` as soon as its end is known, by one "
+        "`dispatch.cancelled` that carries the recorded cause and comes before the end.",
+        capability="logs",
+    ),
+    Requirement(
+        "WORK-02",
+        "not-done-in-time",
+        "Where a workload says that it did not get done, `acknowledged` is false, and its first word stands.",
+        capability="logs",
+    ),
+    Requirement(
+        "WORK-03",
+        "silence-is-no-word",
+        "`acknowledged` is null where the workload says nothing, whether it exits in its grace or has to be killed.",
+        capability="logs",
+    ),
+    Requirement(
+        "WORK-04",
+        "not-believed",
+        "Nobody is believed but the dispatch itself, in its own marks, about what is its own to say: no mark of or "
+        "about another dispatch, no start, no end, nothing broken; what is no mark of its own stays output.",
+        capability="logs",
+    ),
+    Requirement(
+        "WORK-05",
+        "told-once",
+        "What a workload tells while its output is read is told once and in order, however often it is read, also "
+        "after the end, and is no part of the output.",
+        capability="logs",
+    ),
 )
 
 CRASH = (
