@@ -99,6 +99,11 @@ class Engine:
         self._version: str | None = None
         self._facts: Facts | None = None
 
+    @property
+    def connects_at_once(self) -> bool:
+        """Whether a new connection costs next to nothing, which one through ssh does not."""
+        return not self._endpoint.url.startswith(SSH)
+
     def facts(self, *, fresh: bool = False) -> Facts:
         """Return who answers there.
 

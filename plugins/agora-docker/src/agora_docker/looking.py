@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
+import requests
+from agora.errors import ProviderError
 from agora.model.observation import EndedBy, Handle, Observation, Phase
 
 from agora_docker import marks, times
 from agora_docker.engine import Engine, EngineError
 from agora_docker.notes import Notes
 from agora_docker.story import Happened, Stories, Story
-from agora_docker.streams import frames, json_lines
+from agora_docker.streams import Reader, frames, json_lines
 
 ENDED = ("exited", "dead")
 #: Above so many handles one list answers for all; up to it, asking for each is as quick.
 _FEW = 2
-#: Containers whose labels are kept.
+#: Containers whose labels and start are kept.
 _KEPT = 5000
 #: Exit codes by which the init says that it could not start the command (tini, as env(1) and the shells).
 _NOT_STARTED = {126: "program_not_executable", 127: "program_not_found"}
+#: Seconds by which the request to listen lets that to stop go first.
+_MOMENT = 0.002
+#: Seconds after which nobody listens to one container any more.
+_LISTEN = 10.0
+#: Seconds for which the event of an end that was seen is waited for.
+_LATE = 0.5
 _INIT_SAYS = "[FATAL tini"
 
 
@@ -38,6 +50,7 @@ class Looker:
         self._engine = engine
         self._notes = notes
         self._labels: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._started: dict[str, datetime] = {}
         self.stories = stories
 
     def inspect(self, container: str) -> dict[str, Any] | None:
@@ -47,8 +60,10 @@ class Looker:
             return None
         found: dict[str, Any] = response.json()
         self._labels[found["Id"]] = dict(found["Config"].get("Labels") or {})
+        if (started := times.parse(found["State"]["StartedAt"])) is not None:
+            self._started[found["Id"]] = started
         while len(self._labels) > _KEPT:
-            self._labels.popitem(last=False)
+            self._started.pop(self._labels.popitem(last=False)[0], None)
         return found
 
     def labels(self, container: str) -> Mapping[str, str] | None:
@@ -70,12 +85,15 @@ class Looker:
             since, until: seconds since 1970 by the engine's clock; up to now by default, for which the engine
                 waits until its clock has surely come to it.
         """
-        until = self._engine.facts().latest() if until is None else until
-        filters = json.dumps({"type": ["container"], "container": [container]})
-        params = {"since": times.query(since), "until": times.query(until), "filters": filters}
+        params = self._query(container, since, self._engine.facts().latest() if until is None else until)
         response = self._engine.request("GET", "/events", params=params)
         self.stories.add(container, *(Happened.parse(event) for event in json_lines([response.content])))
         return self.stories.of(container)
+
+    @staticmethod
+    def _query(container: str, since: float, until: float) -> dict[str, str]:
+        filters = json.dumps({"type": ["container"], "container": [container]})
+        return {"since": times.query(since), "until": times.query(until), "filters": filters}
 
     def seen(self, inspected: Mapping[str, Any]) -> Observation:
         """Return what an inspected container is."""
@@ -121,6 +139,58 @@ class Looker:
             native=native,
         )
 
+    @contextlib.contextmanager
+    def listening(self, container: str) -> Iterator[Reader[dict[str, Any]] | None]:
+        """Listen to a container while it is being stopped, on a connection beside that of the stop.
+
+        None where a watch heard its start, which hears its end too, and where another connection costs too much.
+        """
+        started = self._started.get(container)
+        if started is None or self.stories.of(container).first("start") or not self._engine.connects_at_once:
+            yield None
+            return
+        params = self._query(container, started.timestamp() - 1, self._engine.facts().latest() + _LISTEN)
+        answer = _a_moment_later(self._engine.stream("GET", "/events", params=params))
+        with Reader(answer, _up_to_the_end) as reader:
+            yield reader
+
+    def heard(self, container: str, reader: Reader[dict[str, Any]] | None, seconds: float = 0) -> Story:
+        """Return what happened to a container, with all that was heard by now.
+
+        Parameters:
+            reader: what listens.
+            seconds: to wait for its end.
+        """
+        give_up = time.monotonic() + seconds
+        with contextlib.suppress(ProviderError):  # who has to know asks, and is told of the failure
+            while reader is not None and not reader.over:
+                event = reader.next(max(0.0, give_up - time.monotonic()))
+                if event is not None:
+                    self.stories.add(container, Happened.parse(event))
+                elif time.monotonic() >= give_up:
+                    break
+        return self.stories.of(container)
+
+    def end(self, container: str, reader: Reader[dict[str, Any]] | None, at: int) -> Observation | None:
+        """Return the end of a container whose stop was answered, None where it has not ended.
+
+        Whoever heard everything from its start to its end knows all that an inspect would say.
+
+        Parameters:
+            reader: what listened meanwhile.
+            at: when the stop was sent, in nanoseconds by the engine's clock.
+        """
+        story = self.heard(container, reader, _LATE)
+        died, started = story.died, self._started.get(container)
+        if reader is not None and story.first("start") and died is not None and died.at >= at:
+            oom = story.first("oom") is not None
+            reason = "oom_killed" if oom and died.exit_code != 0 else None
+            seen = _told(container, story, died)
+            return seen.model_copy(update={"oom": oom, "reason": reason, "started_at": started})
+        found = self.inspect(container)
+        seen = Observation(phase=Phase.ABSENT) if found is None else self.seen(found)
+        return seen if seen.phase is Phase.ENDED else None
+
     def _story_to_its_end(self, container: str, since: float) -> Story:
         """Ask for what has surely happened by now, which needs no waiting and nearly always holds the end."""
         story = self.story(container, since, self._engine.facts().earliest())
@@ -149,18 +219,9 @@ class Looker:
         died = story.died
         if died is None:
             return Observation(phase=Phase.ABSENT)
-        forced, evidence = story.forced(died.exit_code)
-        return Observation(
-            phase=Phase.ENDED,
-            exit_code=died.exit_code,
-            reason="removed",
-            ended_at=times.moment(died.at),
-            stop_reached=story.stop_reached,
-            forced=forced,
-            evidence=evidence,
-            ended_by=story.ended_by(died.exit_code, 0) or _removal(story, died),
-            native={"container": container},
-        )
+        seen = _told(container, story, died)
+        ended_by = seen.ended_by or _removal(story, died)
+        return seen.model_copy(update={"reason": "removed", "ended_by": ended_by})
 
     def observe(self, handles: Sequence[Handle]) -> list[Observation]:
         """Look at many: one list for all, and one more question for each that has ended."""
@@ -180,6 +241,34 @@ class Looker:
     def _one(self, handle: Handle) -> Observation:
         inspected = self.inspect(str(handle.data["container"]))
         return self.gone(handle) if inspected is None else self.seen(inspected)
+
+
+@contextlib.contextmanager
+def _a_moment_later(answer: AbstractContextManager[requests.Response]) -> Iterator[requests.Response]:
+    time.sleep(_MOMENT)
+    with answer as response:
+        yield response
+
+
+def _up_to_the_end(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for event in json_lines(pieces):
+        yield event
+        if event["Action"] == "die":
+            return
+
+
+def _told(container: str, story: Story, died: Happened) -> Observation:
+    forced, evidence = story.forced(died.exit_code)
+    return Observation(
+        phase=Phase.ENDED,
+        exit_code=died.exit_code,
+        ended_at=times.moment(died.at),
+        stop_reached=story.stop_reached,
+        forced=forced,
+        evidence=evidence,
+        ended_by=story.ended_by(died.exit_code, 0),
+        native={"container": container},
+    )
 
 
 def _removal(story: Story, died: Happened) -> EndedBy | None:

@@ -74,7 +74,7 @@ class Stopper:
             sent = SentStop(container=container, grace=grace, at=int(facts.earliest() * 1e9))
             note.write(sent)
             receipt = self._send(handle, container, grace, facts.version, sent.at)
-            if receipt.kind is ReceiptKind.SIGNALLED:
+            if receipt.kind is ReceiptKind.SIGNALLED and receipt.observation is None:
                 note.write(sent.model_copy(update={"accepted": True}))
             return receipt
 
@@ -161,20 +161,22 @@ class Stopper:
             if response.status_code < 400:
                 return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=NO_TIMER)
             return self._after(handle, response.text)
-        try:
-            path = f"/containers/{container}/stop"
-            response = self._engine.request("POST", path, params={"t": grace}, seconds=_LEAVE, accept=(304, 404))
-        except NoAnswer:
-            return self._shown(handle, container, grace, at, TERM)
-        if response.status_code in (304, 404):
-            return self._after(handle, response.text)
-        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=self._end(container))
-
-    def _end(self, container: str) -> Observation | None:
-        """Return the end of a container whose stop was answered, which the engine does at the end."""
-        found = self._looker.inspect(container)
-        seen = None if found is None else self._looker.seen(found)
-        return seen if seen is not None and seen.phase is Phase.ENDED else None
+        if not self._engine.connects_at_once:
+            # A new connection would be left before ssh had passed the stop on.
+            self._engine.request("GET", "/_ping")
+        with self._looker.listening(container) as reader:
+            try:
+                path = f"/containers/{container}/stop"
+                response = self._engine.request("POST", path, params={"t": grace}, seconds=_LEAVE, accept=(304, 404))
+            except NoAnswer:
+                if self._looker.heard(container, reader).signals(TERM, KILL, since=at):
+                    return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
+                return self._shown(handle, container, grace, at, TERM)
+            if response.status_code in (304, 404):
+                return self._after(handle, response.text)
+            # A stop is answered at the end of the container.
+            seen = self._looker.end(container, reader, at)
+        return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=seen)
 
     def _shown(self, handle: Handle, container: str, grace: int, at: int, signal: int) -> StopReceipt:
         """Wait until the signal of a call that was left shows in the engine's events, or the end does."""
