@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from agora.errors import AgoraError
+from agora.errors import AgoraError, ConfigError
 from agora.model.cause import Cause, Via
 from agora.model.spec import Spec
 from agora_conformance.emulators.ecs import EcsEmulator, Image, Timing
@@ -26,6 +27,7 @@ from agora_fargate.connect import Connection
 from agora_fargate.definitions import Definitions
 from agora_fargate.inline import Inline
 from agora_fargate.tasks import Tasks
+from agora_fargate.testing.gateway import Gateway
 
 #: What the probe runs in; any image with a POSIX shell, `od` and `setsid` does.
 IMAGE = "public.ecr.aws/docker/library/busybox:1.36"
@@ -214,6 +216,29 @@ class EmulatorEyes(AccountEyes):
         self._account.start().faults.mend(names.agent(installation))
 
 
+class GatewayEyes(AccountEyes):
+    """What the API of a real account shows, and a hand on the way to it.
+
+    Parameters:
+        config: the target's table, as somebody wrote it.
+        gateway: all requests of the suite's clients go through it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def cut(self, installation: str, dispatch_id: str) -> None:
+        """Cut ECS off for one installation: every look and every stop."""
+        if not self.tasks.started_by(dispatch_id):
+            raise LookupError(f"{dispatch_id} has no task")
+        self._gateway.cut(names.agent(installation))
+
+    def heal(self, installation: str, dispatch_id: str) -> None:
+        """Let that installation in again."""
+        self._gateway.heal(names.agent(installation))
+
+
 def configuration(path: Path, emulator: EcsEmulator) -> dict[str, Any]:
     """Return a target's table for an emulator.
 
@@ -268,14 +293,24 @@ def _real(table: Mapping[str, Any]) -> ConformanceTarget:
     """
     config = dict(table)
     images = config.pop("conformance", {})
-    eyes = AccountEyes(config)
+    if elsewhere := sorted(name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")):
+        raise ConfigError(
+            f"{elsewhere[0]} would lead the suite past its gateway: put `endpoint_url` into the profile instead, and "
+            "name that as `profile`"
+        )
+    gateway = Gateway(Connection("the conformance suite", FargateConfig.model_validate(config)))
+    folder = tempfile.TemporaryDirectory(prefix="agora-fargate-")
+    atexit.register(folder.cleanup)
+    way = {"config_file": str(gateway.config_file(Path(folder.name) / "aws-config")), "profile": "gateway"}
+    rest = {name: value for name, value in config.items() if name != "region"}
+    eyes = GatewayEyes(config, gateway)
 
     def with_entrypoint(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
         return {**probe_spec(script, arguments), "image": images["entrypoint_image"]}
 
     return replace(
         TARGET,
-        config=config,
+        config={**rest, **way},
         overhead=3.0,
         emulated=False,
         eyes=eyes,

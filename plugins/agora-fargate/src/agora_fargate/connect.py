@@ -34,6 +34,9 @@ class Connection:
         config: its configuration.
         agent: what the clients call themselves; CloudTrail keeps it of every call.
 
+    Attributes:
+        credentials, verify: with which requests are signed, and the certificates that servers are checked by.
+
     Raises:
         ConfigError: there is no region, no profile of that name, or there are no credentials.
     """
@@ -52,7 +55,8 @@ class Connection:
         try:
             self._session = boto3.session.Session(botocore_session=core, region_name=config.region)
             self.region = self._session.region_name
-            credentials = self._session.get_credentials()
+            self.credentials = credentials = self._session.get_credentials()
+            self.verify: bool | str = core.get_config_variable("ca_bundle") or True
         except BotoCoreError as error:
             raise ConfigError(f"target {target!r}: {error}") from error
         if not self.region:
