@@ -18,6 +18,8 @@ from agora_docker.story import KILL, TERM
 
 #: Seconds that the engine gets to answer a stop, which it does at the end of the container; then the call is left.
 _LEAVE = 0.25
+#: The same through ssh, which on a busy machine takes longer than that to pass the call on.
+_LEAVE_SSH = 1.5
 #: Seconds within which the signal of a left call has to show, below the 10 that a caller allows.
 _SHOW = 7.0
 _PAUSE = 0.05
@@ -164,10 +166,11 @@ class Stopper:
         if not self._engine.connects_at_once:
             # A new connection would be left before ssh had passed the stop on.
             self._engine.request("GET", "/_ping")
+        leave = _LEAVE if self._engine.connects_at_once else _LEAVE_SSH
         with self._looker.listening(container) as reader:
             try:
                 path = f"/containers/{container}/stop"
-                response = self._engine.request("POST", path, params={"t": grace}, seconds=_LEAVE, accept=(304, 404))
+                response = self._engine.request("POST", path, params={"t": grace}, seconds=leave, accept=(304, 404))
             except NoAnswer:
                 if self._looker.heard(container, reader).signals(TERM, KILL, since=at):
                     return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
