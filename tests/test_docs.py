@@ -1,5 +1,6 @@
 """The pages say what the code says: their tables are compared with it, and what they name exists."""
 
+import dataclasses
 import inspect
 import os
 import re
@@ -23,6 +24,15 @@ from agora.model.spec import Spec
 from agora.plugins import load_provider
 from agora.provider import ProviderInfo
 from agora.state import ALLOWED
+from agora_conformance.target import (
+    ConformanceTarget,
+    CutsOff,
+    Forgets,
+    MakesStrangers,
+    SeesLeftovers,
+    SeesProcesses,
+    Sweeps,
+)
 from agora_local.config import LocalConfig, LocalOptions
 from pydantic import BaseModel
 
@@ -281,6 +291,15 @@ def test_every_limit_is_told_with_its_default() -> None:
     told = {code(name)[0]: default for name, default, _ in table("providers.md", "limit")}
     real = {name: f"`{field.default}`" for name, field in Limits.model_fields.items()}
     assert told == real
+
+
+def test_every_field_of_a_conformance_target_is_told_and_every_eye() -> None:
+    assert [code(row[0])[0] for row in table("providers.md", "field")] == [
+        known.name for known in dataclasses.fields(ConformanceTarget)
+    ]
+    eyes = [SeesProcesses, CutsOff, Forgets, MakesStrangers, SeesLeftovers, Sweeps]
+    told = text_of("providers.md").partition("`eyes` is an object")[2]
+    assert {name for eye in eyes for name in public(eye)} <= set(code(told))
 
 
 def test_the_errors_that_a_provider_raises_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from agora_conformance import discover
 from agora_conformance.cli import main
+from agora_conformance.next_steps import NEXT_STEPS, by_reason
+from agora_conformance.report import CheckRow
+from agora_conformance.requirement import Level, Tier
 from agora_conformance.requirements import REQUIREMENTS
 from agora_conformance.target import ConformanceTarget
+from agora_conformance.verdict import Status
 from click.testing import CliRunner, Result
 
 
@@ -52,6 +57,82 @@ def test_an_unknown_key_in_the_configuration_is_wrong_usage(tmp_path: Path) -> N
     result = call("run", "local", "--target-config", table, "--only", "DISP-01")
     assert result.exit_code == 2
     assert "colour" in result.output
+
+
+STRICT = """
+from agora.errors import ConfigError, Unreachable
+from agora.model.base import Model
+from agora.provider import ProviderInfo
+from agora_conformance.target import ConformanceTarget
+
+
+class Config(Model):
+    region: str = "home"
+
+
+def create(target_name, config, installation):
+    if config.region != "home":
+        raise ConfigError(f"target {target_name!r}: there is no region {config.region!r}")
+    raise Unreachable("nobody answers")
+
+
+PROVIDER = ProviderInfo(name="strict", create=create, config_model=Config)
+TARGET = ConformanceTarget(provider="strict_of_a_test:PROVIDER", probe_spec=lambda script, arguments: {})
+"""
+
+
+def test_a_table_that_only_the_provider_can_refuse_is_wrong_usage_and_an_absent_backend_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strict_of_a_test.py").write_text(STRICT)
+    monkeypatch.syspath_prepend(tmp_path)
+    table = tmp_path / "target.toml"
+    run = ("run", "strict_of_a_test:TARGET", "--target-config", table, "--only", "DISP-01")
+    table.write_text("region = 'moon'\n")
+    refused = call(*run)
+    assert refused.exit_code == 2
+    assert "there is no region 'moon'" in refused.output
+    assert "DISP-01" not in refused.output
+    table.write_text("region = 'home'\n")
+    tested = call(*run)
+    assert tested.exit_code == 1
+    assert "nobody answers" in tested.output
+
+
+def row(id: str, status: Status, message: str | None) -> CheckRow:
+    return CheckRow(
+        id=id, slug=f"slug-of-{id.lower()}", level=Level.MUST, tier=Tier.CORE, status=status, message=message, seconds=0
+    )
+
+
+def test_what_says_the_same_is_told_once_the_gravest_first_and_with_the_next_step() -> None:
+    deaf, strangers = (
+        "the provider has no logs, so the probe cannot be heard",
+        "the target has no way to start an unmarked workload",
+    )
+    rows = [
+        row("A-1", Status.UNTESTED, deaf), row("A-2", Status.PASS, None), row("A-3", Status.FAIL, "not written yet"),
+        row("A-4", Status.UNTESTED, deaf), row("A-5", Status.UNTESTED, strangers),
+        row("A-6", Status.FAIL, "not written yet"),
+    ]  # fmt: skip
+    found = [(status, why, [one.id for one in together]) for status, why, together in by_reason(rows)]
+    assert found == [
+        (Status.FAIL, "not written yet", ["A-3", "A-6"]),
+        (Status.UNTESTED, f"{deaf}: write the hook `logs` of the provider", ["A-1", "A-4"]),
+        (Status.UNTESTED, f"{strangers}: give its `eyes` the method `stranger`", ["A-5"]),
+    ]
+
+
+def test_every_reason_for_not_testing_has_a_next_step() -> None:
+    package = Path(discover.__file__).parent
+    raised = {
+        node.args[0].value
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Untested"
+        if isinstance(node.args[0], ast.Constant)
+    }
+    assert raised == set(NEXT_STEPS)
 
 
 @dataclass

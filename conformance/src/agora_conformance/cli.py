@@ -94,6 +94,7 @@ def run(
     from agora.errors import AgoraError
 
     from agora_conformance.discover import Unusable, load_target
+    from agora_conformance.hooks import check_table
     from agora_conformance.render import junit
     from agora_conformance.report import Profile, exit_code
     from agora_conformance.suite import JOBS, Plan
@@ -101,8 +102,10 @@ def run(
 
     try:
         declared, table = load_target(target), _read_table(target_config) if target_config else None
-        if table is not None and declared.configured is not None:
-            declared, table = declared.configured(table), None
+        if table is not None:
+            if declared.configured is not None:
+                declared, table = declared.configured(table), None
+            check_table(target, declared, declared.config if table is None else table)
         plan = Plan(
             name=target.rpartition(":")[2].lower().replace("_", "-"),
             target=declared,
@@ -155,26 +158,31 @@ class _progress:  # noqa: N801 - used like a function
 
     def __init__(self, total: int) -> None:
         self._done, self._total = 0, total
+        self._told: dict[str, str] = {}
 
     def __call__(self, row: CheckRow) -> None:
         self._done += 1
+        message = row.message and (f"as {self._told[row.message]}" if row.message in self._told else row.message)
+        if row.message:
+            self._told.setdefault(row.message, row.id)
         line = f"[{self._done:>3}/{self._total}] {row.id:<11} {row.status.value:<12} {row.seconds:6.1f} s  {row.slug}"
-        click.echo(f"{line}: {row.message}" if row.message else line, err=True)
+        click.echo(f"{line}: {message}" if message else line, err=True)
 
 
 def _summary(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from agora_conformance.verdict import Status
+    from agora_conformance.next_steps import by_reason
 
-    table = Table(title=f"{report.implementation.target} on {report.backend.name} {report.backend.version}", box=None)
-    for column in ("id", "requirement", "status", "measured"):
-        table.add_column(column, overflow="fold")
-    for row in report.checks:
-        if row.status is not Status.PASS or row.known:
-            known = " (baseline)" if row.known else ""
-            table.add_row(row.id, row.slug, row.status.value + known, row.message or json.dumps(row.measured))
+    named = f"{report.backend.name} {report.backend.version}"
+    where = "a backend that its target does not name" if named == "not named not named" else named
+    table = Table(title=f"{report.implementation.target} on {where}", box=None)
+    for column in ("status", "why", "requirements"):
+        table.add_column(column, overflow="fold", ratio={"why": 3, "requirements": 2}.get(column))
+    for status, reason, rows in by_reason(report.checks):
+        names = [f"{row.id} {row.slug}" for row in rows] if len(rows) < 4 else [row.id for row in rows]
+        table.add_row(status, reason, ", ".join(names))
     console = Console()
     if table.row_count:
         console.print(table)
@@ -341,7 +349,9 @@ def new(name: str, directory: Path) -> None:
         path = write(name, directory)
     except (BadName, FileExistsError) as error:
         raise _Usage(str(error)) from error
-    click.echo(f"{path}: install it (pip install -e {path}), fill in provider.py, and run agora-conformance run {name}")
+    install = shlex.join([sys.executable, "-m", "pip", "install", "-e", str(path)])
+    click.echo(f"{path}: fill in src/*/provider.py. Install it here, beside the suite, and test it:")
+    click.echo(f"  {install}\n  agora-conformance run {name}")
 
 
 def _write(text: str, output: Path | None) -> None:

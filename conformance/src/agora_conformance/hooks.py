@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from agora.config import TargetConfig, validate_target
-from agora.errors import AgoraError
+from agora.errors import AgoraError, ConfigError
 from agora.hookspecs import Check
 from agora.model.cause import Cause, Via
 from agora.model.observation import Handle, Observation, Owned, Phase, StopReceipt
 from agora.model.spec import Spec
-from agora.plugins import TargetHooks
+from agora.plugins import TargetHooks, load_provider
 from agora.provider import Installation, ProviderInfo
 
+from agora_conformance.target import ConformanceTarget
 from agora_conformance.verdict import Violation
 
 #: Seconds that a stop may take (contract 3), and that the suite gives any other hook.
@@ -123,6 +126,32 @@ class Hooks:
         """Let the instance go."""
         if self.has("close"):
             await self.call("close")
+
+
+def check_table(name: str, target: ConformanceTarget, config: Mapping[str, Any]) -> None:
+    """See that the provider takes a target's table, as every check will give it.
+
+    Raises:
+        ConfigError: it refuses the table.
+        ProviderNotInstalled: there is no such provider.
+    """
+    info = load_provider(target.provider)
+    written = TargetConfig(name, target.provider, dict(config), "the file of --target-config")
+    validate_target(written, info.config_model)
+
+    async def make() -> None:
+        with TemporaryDirectory(prefix="agora-conformance-") as folder, suppress(Violation):
+            hooks = await bounded(
+                lambda: Hooks(info, name, config, "agora-conformance", Path(folder)), CALL_LIMIT, "the provider"
+            )
+            await hooks.close()
+
+    try:
+        anyio.run(make)
+    except ConfigError:
+        raise
+    except AgoraError:
+        return  # that is no fault of the table; the checks will tell
 
 
 def _typed(value: Any, wanted: type[T], hook: str) -> T:
