@@ -299,6 +299,24 @@ def test_a_start_that_is_stopped_leaves_none(hands: Hands, looks: int) -> None:
     assert not mine(hands, id)
 
 
+def test_a_stop_takes_none_from_a_job_that_was_made_meanwhile(hands: Hands) -> None:
+    id = new_dispatch_id()
+    spec = Spec(command=("/bin/sh", "-c", 'echo "$TOKEN"'), secrets={"TOKEN": "x"}, grace=5)
+    asked = iter(range(2))
+
+    def check() -> None:
+        if next(asked, None) is None:
+            hands.provider.dispatch(id, spec, lambda: None)
+            raise StopRequested("somebody cancelled")
+
+    with pytest.raises(StopRequested):
+        hands.provider.dispatch(id, spec, check)
+    found = hands.provider.find(id)
+    assert found is not None
+    assert hands.end(found).exit_code == 0
+    assert hands.output(found) == b"x\n"
+
+
 @pytest.mark.parametrize("options", [{"node_pool": "nope"}, {"job": {"Priority": 1000}}])
 def test_a_refused_start_leaves_none(hands: Hands, options: dict[str, Any]) -> None:
     id = new_dispatch_id()
@@ -355,10 +373,15 @@ def test_a_lost_store_finds_what_it_has_left_without_a_job(hands: Hands, tmp_pat
     assert not mine(hands, left)
     assert mine(hands, theirs)
     assert mine(hands, live.id)
-    # A named lost installation's are taken for it.
-    (other,) = hands.provider.list_owned("another")
-    hands.provider.release(other.handle)
+    # A named lost installation's are taken for it, with a job and without.
+    lost = Hands(hands.emulator, tmp_path / "lost", "another")
+    ended = lost.start("exit 0", secrets={"TOKEN": HIDDEN})
+    lost.end(ended)
+    lost.provider.close()
+    for other in hands.provider.list_owned("another"):
+        hands.provider.release(other.handle)
     assert not mine(hands, theirs)
+    assert not mine(hands, ended.id)
     assert "nomad/jobs/agora-by-hand" in variables(hands)
     hands.api.remove_variable("nomad/jobs/agora-by-hand")
 
