@@ -150,13 +150,15 @@ async def cancel_latency(folder: Path, rounds: int) -> list[Row]:
     return [Row("cancel() to SIGTERM seen by the workload", f"{middle:.1f} ms (median)", "<= 10 ms", middle <= 10)]
 
 
-def command_seconds(arguments: list[str], rounds: int = 15) -> float:
-    took = []
+def command_seconds(*commands: list[str], rounds: int = 15) -> list[float]:
+    """Run commands in turn, round by round; return the median of each."""
+    took: list[list[float]] = [[] for _ in commands]
     for _ in range(rounds):
-        began = time.perf_counter()
-        subprocess.run(arguments, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-        took.append(time.perf_counter() - began)
-    return statistics.median(took)
+        for arguments, seconds in zip(commands, took, strict=True):
+            began = time.perf_counter()
+            subprocess.run(arguments, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+    return [statistics.median(seconds) for seconds in took]
 
 
 async def fill(path: Path, count: int) -> None:
@@ -187,9 +189,7 @@ async def start_up(folder: Path) -> list[Row]:
     """The command line: `--help`, and `ps` over a long past."""
     with home(folder, "past") as path:
         await fill(path, 10_000)
-        bare = command_seconds([sys.executable, "-c", "pass"])
-        shown = command_seconds([AGORA, "--help"])
-        listed = command_seconds([AGORA, "ps"])
+        bare, shown, listed = command_seconds([sys.executable, "-c", "pass"], [AGORA, "--help"], [AGORA, "ps"])
     return [
         Row(
             "agora --help / bare interpreter",
