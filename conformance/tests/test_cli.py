@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +196,19 @@ def test_a_filtered_run_reports_and_is_no_success(tmp_path: Path) -> None:
     assert "filtered" in refused.output
     assert call("badge", report).exit_code == 1
     assert call("matrix", report).exit_code == 1
+
+
+def test_warnings_of_what_checks_do_on_purpose_stay_off_the_terminal(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = ["run", "local", "--profile", "extended", "--only", "WORK-04", "--report", str(report)]
+    # In a process of its own: here pytest has set up logging.
+    done = subprocess.run(
+        [sys.executable, "-m", "agora_conformance", *arguments], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 3, done.stderr
+    assert [row["status"] for row in json.loads(report.read_text())["checks"]] == ["pass"]
+    assert "its output has a mark" not in done.stderr
+    assert "WORK-04" in done.stderr
 
 
 def test_a_mutant_fails_with_exit_code_1(tmp_path: Path) -> None:

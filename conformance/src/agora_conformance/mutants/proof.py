@@ -11,13 +11,15 @@ from agora_conformance.discover import load_target
 from agora_conformance.mutants import MUTANTS, address_of
 from agora_conformance.pinned import PINNED
 from agora_conformance.report import Profile
-from agora_conformance.suite import Plan, run
+from agora_conformance.suite import JOBS, Plan, run
 from agora_conformance.verdict import Status
 
 #: Mutants at the same time; nearly all of what they do is waiting.
 AT_ONCE = 6
 #: Mutants that make the suite wait for a minute or longer; they start first.
 SLOW = ("hangs-on-stop", "no-native-deadline")
+#: Checks at the same time on these: what they wait for costs nothing.
+SLOW_JOBS = 2 * JOBS
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Proof:
 
 def prove(name: str) -> Proof:
     """Run the whole suite on one mutant."""
-    report = run(Plan(name, load_target(address_of(name)), profile=Profile.EXTENDED))
+    jobs = SLOW_JOBS if name in SLOW else JOBS
+    report = run(Plan(name, load_target(address_of(name)), profile=Profile.EXTENDED, jobs=jobs))
     pinned = PINNED[name]
     failed = {row.id for row in report.checks if row.status is Status.FAIL}
     unexpected = {
