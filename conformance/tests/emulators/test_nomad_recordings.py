@@ -21,14 +21,13 @@ from typing import Any
 import aiohttp
 import pytest
 from agora_conformance.emulators.nomad import NomadEmulator, Timing
+from replaying import all_of_them, batches, until_no
 from yarl import URL
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "nomad"
 #: No requests, but what was found out: test_nomad_answers.py finds it out again.
 FOUND_OUT = ("interpolation-one-by-one", "event-stream-index")
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.ndjson") if path.stem not in FOUND_OUT)
-#: Recordings that are replayed at the same time; mostly they wait.
-AT_ONCE = 12
 #: How fast the emulated cluster is, kill timeouts and deadlines included; the workloads' own sleeps stay as they are.
 SCALE = 0.25
 #: Seconds between two steps, at most.
@@ -587,16 +586,8 @@ class Replay:
 
     async def reach(self, events: list[Object], *, final: bool = False) -> None:
         """Wait until the emulator has shown what these events show; fail with the first difference."""
-        end, looked = time.monotonic() + PATIENCE, -1
-        problems: list[str] = []
-        while True:
-            if len(self.seen) != looked:
-                looked, problems = len(self.seen), self.differences(events, final=final)
-            if not problems:
-                return
-            if time.monotonic() > end:
-                raise Different("\n".join(problems))
-            await asyncio.sleep(0.005)
+        if problems := await until_no(lambda: self.differences(events, final=final), self.seen, PATIENCE):
+            raise Different("\n".join(problems))
 
     def differences(self, events: list[Object], *, final: bool) -> list[str]:
         if not self.recording.events:
@@ -692,16 +683,6 @@ async def replay(name: str, variant: Variant) -> None:
         await Replay(emulator, http, recording).run()
 
 
-@pytest.mark.parametrize(
-    "names", [NAMES[at : at + AT_ONCE] for at in range(0, len(NAMES), AT_ONCE)], ids=lambda one: one[0]
-)
+@batches(NAMES)
 def test_replay(names: list[str], subtests: pytest.Subtests) -> None:
-    async def all_of_them() -> list[BaseException | None]:
-        runs = [replay(name, variant) for name in names for variant in (SAME, OTHER)]
-        return await asyncio.gather(*runs, return_exceptions=True)
-
-    results = asyncio.run(all_of_them())
-    for number, result in enumerate(results):
-        with subtests.test(f"{names[number // 2]}, {(SAME, OTHER)[number % 2].name}"):
-            if result is not None:
-                raise result
+    all_of_them({f"{name}, {one.name}": replay(name, one) for name in names for one in (SAME, OTHER)}, subtests)

@@ -19,11 +19,10 @@ from typing import Any
 import aiohttp
 import pytest
 from agora_conformance.emulators.k8s import K8sEmulator, Timing
+from replaying import all_of_them, batches, until_no
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "kubernetes"
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.ndjson") if path.stem != "http-answers")
-#: Recordings that are replayed at the same time; mostly they wait.
-AT_ONCE = 12
 TRACKING = "batch.kubernetes.io/job-tracking"
 #: Graces and exit codes are changed by this much in the second run.
 SHIFT = 1
@@ -256,16 +255,8 @@ class Replay:
 
     async def reach(self, events: list[Object]) -> None:
         """Wait until the emulator has shown what these events show; fail with the first difference."""
-        end, looked = time.monotonic() + PATIENCE, -1
-        problems: list[str] = []
-        while True:
-            if len(self.seen) != looked:
-                looked, problems = len(self.seen), self.differences(events)
-            if not problems:
-                return
-            if time.monotonic() > end:
-                pytest.fail("\n".join(problems))
-            await asyncio.sleep(0.005)
+        if problems := await until_no(lambda: self.differences(events), self.seen, PATIENCE):
+            pytest.fail("\n".join(problems))
 
     def differences(self, events: list[Object]) -> list[str]:
         problems = []
@@ -405,16 +396,6 @@ async def replay(name: str, variant: Variant) -> None:
         await Replay(emulator, http, name, variant).run()
 
 
-@pytest.mark.parametrize(
-    "names", [NAMES[at : at + AT_ONCE] for at in range(0, len(NAMES), AT_ONCE)], ids=lambda one: one[0]
-)
+@batches(NAMES)
 def test_replay(names: list[str], subtests: pytest.Subtests) -> None:
-    async def all_of_them() -> list[BaseException | None]:
-        runs = [replay(name, variant) for name in names for variant in (SAME, OTHER)]
-        return await asyncio.gather(*runs, return_exceptions=True)
-
-    results = asyncio.run(all_of_them())
-    for number, result in enumerate(results):
-        with subtests.test(f"{names[number // 2]}, {(SAME, OTHER)[number % 2].name}"):
-            if result is not None:
-                raise result
+    all_of_them({f"{name}, {one.name}": replay(name, one) for name in names for one in (SAME, OTHER)}, subtests)
