@@ -37,7 +37,9 @@ class Ear:
             if left <= 0:
                 return False
             try:
-                await asyncio.wait_for(self.event.wait(), min(left, LOOK_EVERY))
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the event.
+                async with asyncio.timeout(min(left, LOOK_EVERY)):
+                    await self.event.wait()
             except TimeoutError:
                 continue
 
