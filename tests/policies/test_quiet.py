@@ -75,7 +75,7 @@ async def test_a_silent_workload_is_cancelled_and_one_that_speaks_is_not(
     agora: AgoraClient, where: dict[str, Any]
 ) -> None:
     silent = await agora.dispatch(command=["sh", "-c", "echo hi; exec sleep 600"], silence_timeout=4, grace=2, **where)
-    script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo same; sleep 0.7; done"
+    script = "for i in 1 2 3 4 5 6 7 8 9 10; do echo same; sleep 0.6; done"
     speaking = await agora.dispatch(command=["sh", "-c", script], silence_timeout=4, grace=2, **where)
     settled = await agora.join_all_settled([silent, speaking])
     assert [record.id for record in settled.succeeded] == [speaking.id]
@@ -108,8 +108,8 @@ with BlockingWorker() as worker:
 async def test_a_worker_is_cancelled_once_its_heartbeats_stop(agora: AgoraClient, tmp_path: Path, way: str) -> None:
     env = {"AGORA_WORKER_EVENTS": str(tmp_path / "events") if way == "file" else way}
     fields: dict[str, Any] = {"heartbeat_timeout": 4, "grace": 4, "env": env}
-    hangs = await agora.dispatch(command=python(HEARTBEATS, 6, "heartbeat"), **fields)
-    works = await agora.dispatch(command=python(HEARTBEATS, 9, "progress"), **fields)
+    hangs = await agora.dispatch(command=python(HEARTBEATS, 3, "heartbeat"), **fields)
+    works = await agora.dispatch(command=python(HEARTBEATS, 6, "progress"), **fields)
     settled = await agora.join_all_settled([hangs, works])
     assert [record.id for record in settled.succeeded] == [works.id]
     [record] = settled.cancelled
