@@ -596,6 +596,14 @@ class Dispatches(RuleBasedStateMachine):
             if not expected:
                 assert self.seen_events[forged] == before.get(forged, 0), "a worker speaks only for itself"
 
+    @rule(seconds=st.sampled_from([0.0, 5.0, 100.0]), output=st.booleans())
+    def listened(self, seconds: float, output: bool) -> None:
+        self._release()
+        told = self.sequence
+        expected = self._held_end()
+        self.feed(facts.Listened(seconds, output), expected)
+        assert expected or self.sequence == told, "that somebody listened is no event"
+
     @rule(code=st.sampled_from([0, 1]))
     def late_result(self, code: int) -> None:
         self._release()
