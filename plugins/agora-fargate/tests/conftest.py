@@ -17,7 +17,7 @@ from fargate_harness import GROUP, Hands
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[EcsEmulator]:
     """An account whose machinery is quick; its graces are real seconds."""
-    with EcsEmulator(timing=Timing().hurried(0.03), log_groups=(GROUP,), throttle=False) as account:
+    with EcsEmulator(timing=Timing().hurried(0.005), log_groups=(GROUP,), throttle=False) as account:
         yield account
 
 

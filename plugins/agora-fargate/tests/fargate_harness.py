@@ -57,7 +57,7 @@ def table(directory: Path, emulator: EcsEmulator, **values: Any) -> dict[str, An
     if "config_file" not in values:
         values["config_file"] = str(aws_config(directory / "aws-config", emulator))
     defaults = {"subnets": ["subnet-1"], "execution_role": ROLE, **values.pop("defaults", {})}
-    return {"profile": "emulated", "image": "busybox", "share": 1, "log_lag": 0.5, "defaults": defaults, **values}
+    return {"profile": "emulated", "image": "busybox", "share": 1, "log_lag": 0.1, "defaults": defaults, **values}
 
 
 class Hands:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.observation import Phase
 from agora.model.record import State
 from agora_conformance.emulators.ecs import EcsEmulator, Timing
-from agora_fargate import definitions, names, released
+from agora_fargate import PROVIDER, budget, definitions, logs, names, released
 from agora_fargate.definitions import Definitions
 from agora_fargate.released import Released
 from fargate_harness import GROUP, STUBBORN, Hands, aws_config, eventually, table
@@ -38,10 +39,11 @@ def test_logs_are_read_whole_from_the_end_and_since(hands: Hands) -> None:
     assert hands.output(handle, since=chunk.at - timedelta(hours=1)) == whole
 
 
-def test_a_followed_log_waits_for_lines_that_come_late(hands: Hands) -> None:
-    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=5)
-    hands.emulator.faults.lag_logs(2)
-    handle = patient.start("echo first; sleep 1; echo last")
+def test_a_followed_log_waits_for_lines_that_come_late(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LOOK", 0.5)
+    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=3)
+    hands.emulator.faults.lag_logs(1.2)
+    handle = patient.start("echo first; echo last")
     began = time.monotonic()
     chunks = list(patient.provider.logs(handle, True, None, None))
     assert b"".join(chunk.data for chunk in chunks) == b"first\nlast\n"
@@ -52,8 +54,8 @@ def test_a_followed_log_waits_for_lines_that_come_late(hands: Hands) -> None:
 
 
 def test_a_plain_read_waits_for_the_last_lines_of_an_end_just_seen(hands: Hands) -> None:
-    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=4)
-    hands.emulator.faults.lag_logs(1)
+    patient = Hands(hands.emulator, hands.directory, hands.installation, log_lag=2)
+    hands.emulator.faults.lag_logs(0.5)
     handle = patient.start("echo late; exit 0")
     patient.end(handle)
     assert patient.output(handle) == b"late\n"
@@ -167,8 +169,12 @@ def test_a_hundred_and_more_are_described_in_batches(tmp_path: Path) -> None:
         hands.provider.close()
 
 
-def test_nothing_is_left_in_the_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_left_in_the_account(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run, its prune and the command for task definitions: no task, no log and no definition of ours is there."""
+    for group in ("define", "delete definitions"):
+        monkeypatch.setitem(budget.RATES, group, budget.Rate(50, 50))
     with EcsEmulator(timing=Timing().hurried(0.02), log_groups=(GROUP,), throttle=False) as emulator:
         hands = Hands(emulator, tmp_path)
         handles = [hands.start("echo x", image=f"image:{number}") for number in range(3)]
@@ -187,8 +193,8 @@ def test_nothing_is_left_in_the_account(tmp_path: Path, capsys: pytest.CaptureFi
         assert hands.end(live).exit_code == 42, "a task goes on without its definition"
         hands.provider.release(live)
         assert definitions.main([*where, "--remove"]) == 0
-        logs = hands.api._connection.client("logs")
-        assert logs.describe_log_streams(logGroupName=GROUP)["logStreams"] == []
+        client = hands.api._connection.client("logs")
+        assert client.describe_log_streams(logGroupName=GROUP)["logStreams"] == []
         for status in ("ACTIVE", "INACTIVE"):
             assert hands.api.call("ListTaskDefinitions", status=status)["taskDefinitionArns"] == []
         assert hands.api.call("ListTasks", cluster="default")["taskArns"] == []
@@ -213,7 +219,11 @@ def test_families_of_others_are_left_alone(hands: Hands) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_task_that_expired_is_lost_unless_its_end_was_recorded(tmp_path: Path) -> None:
+async def test_a_task_that_expired_is_lost_unless_its_end_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = PROVIDER.limits.model_copy(update={"settle_time": 1})
+    monkeypatch.setattr("agora_fargate.PROVIDER", replace(PROVIDER, limits=brief))
     timing = Timing().hurried(0.02)
     with EcsEmulator(timing=timing, log_groups=(GROUP,), throttle=False) as emulator:
         target = TargetConfig("c", "fargate", table(tmp_path, emulator), "a test")

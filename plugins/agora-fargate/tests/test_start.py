@@ -144,8 +144,11 @@ def plain_throttle(hands: Hands) -> None:
 
 
 @pytest.mark.parametrize("trouble", [throttled_network, full_provisioning, no_place, plain_throttle])
-def test_what_passes_is_waited_for(hands: Hands, trouble: Callable[[Hands], None]) -> None:
+def test_what_passes_is_waited_for(
+    hands: Hands, trouble: Callable[[Hands], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Throttling, also under the name of InvalidParameterException, and capacity: the same token again."""
+    monkeypatch.setattr(starting, "_PAUSE", 0.2)
     trouble(hands)
     handle = hands.start()
     hands.ready(handle)

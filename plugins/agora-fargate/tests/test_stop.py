@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from agora.errors import Unreachable
-from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
+from agora.model.observation import EndedBy, Phase, ReceiptKind
 from agora_conformance.emulators.ecs import EcsEmulator, Timing
-from agora_fargate import api, connect
-from fargate_harness import GRACEFUL, GROUP, STUBBORN, Hands, eventually
+from agora_fargate import api, connect, logs
+from fargate_harness import GROUP, STUBBORN, Hands, eventually, stream_of
 
 pytestmark = pytest.mark.backend("fargate")
 
@@ -58,21 +59,24 @@ def test_a_grace_between_two_steps_is_the_next_one_and_no_lack(hands: Hands) -> 
     hands.end(handle)
 
 
-def test_many_stops_send_one_signal_and_keep_the_first_reason(hands: Hands) -> None:
-    handle = hands.start("trap 'n=1' TERM; echo ready; while [ -z $n ]; do sleep 0.05; done; sleep 1; exit 7")
+def test_many_stops_send_one_signal_and_keep_the_first_reason(hands: Hands, tmp_path: Path) -> None:
+    leave = tmp_path / "leave"
+    waits = f"while [ -z $n ]; do sleep 0.05; done; while [ ! -e {leave} ]; do sleep 0.05; done; exit 7"
+    handle = hands.start(f"trap 'n=1' TERM; echo ready; {waits}", grace=30)
     hands.ready(handle)
-    first = hands.stop(handle, reason="first")
+    first = hands.stop(handle, grace=30, reason="first")
     receipts = []
     threads = [threading.Thread(target=lambda: receipts.append(hands.stop(handle, grace=2))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
+    leave.touch()
     assert first.kind is ReceiptKind.SIGNALLED
     assert {receipt.kind for receipt in receipts} == {ReceiptKind.ALREADY_STOPPING}
-    assert {(receipt.effective_grace, receipt.degraded) for receipt in receipts} == {(5, ("grace",))}
+    assert {(receipt.effective_grace, receipt.degraded) for receipt in receipts} == {(30, ("grace",))}
     assert len(receipts) == 8
-    assert hands.end(handle).exit_code == 7
+    assert hands.end(handle, 30).exit_code == 7
     assert len(hands.emulator.terms(handle.data["task"])) == 1
     assert len(hands.requests("StopTask", handle)) == 1
     assert "first" in hands.task(handle)["stoppedReason"]
@@ -107,7 +111,7 @@ def test_a_stop_whose_answer_is_lost_was_sent_and_is_the_cause_of_the_end(
     hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect, "READ_SECONDS", 1.0)
-    handle = hands.start(GRACEFUL.replace("exit 42", "sleep 1; exit 42"))
+    handle = hands.start()
     hands.ready(handle)
     hands.emulator.faults.slow(3, action="StopTask")
     with pytest.raises(Unreachable) as caught:
@@ -143,26 +147,30 @@ def test_a_busy_service_is_asked_again_for_a_while(hands: Hands, fault: str, mon
     assert caught.value.sent is (fault == "fail")
 
 
-def test_a_stop_in_every_state_before_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """PROVISIONING, PENDING and the pull: it never runs, and has no exit code."""
-    timing = Timing(provision=1, prepare=0.5, pull=2, pull_abort=0.2, activate=0.3, report=0.1, deprovision=0.2)
+#: What a task does for a minute in the test below, its status meanwhile, and whether its log stream is there by then.
+STATES = {
+    "provision": ("PROVISIONING", False),
+    "prepare": ("PENDING", False),
+    "pull": ("PENDING", True),
+    "activate": ("ACTIVATING", True),
+}
+
+
+@pytest.mark.parametrize("part", STATES)
+def test_a_stop_in_every_state_before_the_start(tmp_path: Path, part: str) -> None:
+    """It never runs, and has no exit code."""
+    status, logged = STATES[part]
+    timing = replace(Timing().hurried(0.005), **{part: 60.0})
     with EcsEmulator(timing=timing, log_groups=(GROUP,), throttle=False) as emulator:
-        hands = Hands(emulator, tmp_path_factory.mktemp("hands"))
-        for status, least in (("PROVISIONING", 0.0), ("PENDING", 0.0), ("PENDING", 2.0)):
-            handle = hands.start()
-
-            def there(handle: Handle = handle, status: str = status, least: float = least) -> bool:
-                task = hands.task(handle)
-                return bool(
-                    task["lastStatus"] == status and datetime.now(UTC) - task["createdAt"] > timedelta(seconds=least)
-                )
-
-            eventually(there)
-            receipt = hands.stop(handle)
-            assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.SIGNALLED, 5)
-            seen = hands.end(handle)
-            assert (seen.never_started, seen.exit_code, seen.ended_by) == (True, None, None)
-            assert hands.processes(handle) == []
+        hands = Hands(emulator, tmp_path)
+        handle = hands.start()
+        stream = logs.Stream(hands.api, GROUP, stream_of(handle))
+        eventually(lambda: (hands.task(handle)["lastStatus"], bool(stream.page().forward)) == (status, logged))
+        receipt = hands.stop(handle)
+        assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.SIGNALLED, 5)
+        seen = hands.end(handle)
+        assert (seen.never_started, seen.exit_code, seen.ended_by) == (True, None, None)
+        assert hands.processes(handle) == []
         hands.clean()
 
 
