@@ -76,8 +76,17 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             *("-n", str(jobs), "--dist=worksteal"),
             needs_backends=True,
         ),
-        pytest_stage(
-            *("serial", "the tests that measure time, one by one", "-m", "serial and not mutants", *elsewhere),
+        Stage(
+            "serial",
+            "the tests that measure time: the long ones beside each other, then the others one by one",
+            tuple(
+                ("pytest", "-q", f"--junitxml={report}", "-m", f"serial and {which} and not mutants", *elsewhere, *more)
+                for which, report, more in (
+                    ("beside", REPORTS / "serial-beside.xml", ("-n", str(jobs), "--dist=worksteal")),
+                    ("not beside", REPORTS / "serial.xml", ()),
+                )
+            ),
+            (REPORTS / "serial-beside.xml", REPORTS / "serial.xml"),
             needs_backends=True,
         ),
         Stage(

@@ -64,6 +64,7 @@ def test_a_wiped_store_finds_its_containers(docker: Docker, agora: CommandLine) 
 
 
 @pytest.mark.serial
+@pytest.mark.beside
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_containers_are_cancelled_together(docker: Docker) -> None:
