@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 from agora.errors import PermissionDenied, Unreachable
 from agora.model.observation import Phase
 from agora_conformance.emulators.ecs import EcsEmulator, Image, Timing
-from agora_fargate import names
+from agora_fargate import api, names
 from agora_fargate.config import FargateConfig
 from agora_fargate.connect import Connection
 from agora_fargate.testing.gateway import Gateway
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fargate_harness import GROUP, ROLE, Hands, aws_config
 
 pytestmark = pytest.mark.backend("fargate")
@@ -78,3 +90,80 @@ def test_the_gateway_signs_anew_and_cuts_one_installation_off(tmp_path: Path) ->
         for one in (here, there):
             one.clean()
         gateway.close()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate of 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agora test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class Relay(socketserver.BaseRequestHandler):
+    """Passes one request on to the emulator, and its answer back."""
+
+    port: int
+
+    def handle(self) -> None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 20) as onward:
+            back = threading.Thread(target=self._copy, args=(onward, self.request), daemon=True)
+            back.start()
+            self._copy(self.request, onward)
+            back.join(20)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def with_tls(port: int, cert: Path, key: Path) -> Iterator[str]:
+    """Put TLS in front of a port, and yield where."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    handler = type("Onward", (Relay,), {"port": port})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that trusts nobody hangs up
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_the_way_on_is_https_and_checks_who_answers(
+    emulator: EcsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "CALL_SECONDS", 2.0)  # for so long a server is asked again that nobody vouches for
+    cert, key = certificate(tmp_path)
+    with with_tls(emulator.port, cert, key) as url:
+        real = aws_config(tmp_path / "real", emulator, url)
+        for trusted in (False, True):
+            if trusted:
+                real.write_text(f"{real.read_text()}ca_bundle = {cert}\n")
+            gateway = Gateway(Connection("a test", FargateConfig(config_file=real, profile="emulated")))
+            through = {"config_file": str(gateway.config_file(tmp_path / "through")), "profile": "gateway"}
+            hands = Hands(emulator, tmp_path, **through)
+            if trusted:
+                assert hands.provider.identity().endswith(":cluster/default")
+            else:
+                with pytest.raises(Unreachable):
+                    hands.provider.identity()
+            hands.provider.close()
+            gateway.close()

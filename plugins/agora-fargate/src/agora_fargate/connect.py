@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import Any
 
@@ -56,7 +57,8 @@ class Connection:
             self._session = boto3.session.Session(botocore_session=core, region_name=config.region)
             self.region = self._session.region_name
             self.credentials = credentials = self._session.get_credentials()
-            self.verify: bool | str = core.get_config_variable("ca_bundle") or True
+            bundle = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+            self.verify: bool | str = bundle or True
         except BotoCoreError as error:
             raise ConfigError(f"target {target!r}: {error}") from error
         if not self.region:
