@@ -88,6 +88,43 @@ def test_a_hanging_stage_never_eats_the_next_one_s_time(
     assert told["data"]["clean"] is (hangs not in ("callback", "program"))
 
 
+@pytest.mark.parametrize("late", ["in a round", "before a round"])
+def test_a_stop_of_children_that_comes_to_run_too_late_kills_them_all_the_same(
+    program: Start, eventually: Eventually, late: str
+) -> None:
+    one = program(
+        """
+        import os, subprocess, time
+        from agora.worker import BlockingWorker, children
+        deaf = "trap '' TERM; echo up; while :; do sleep 9; done"
+        child = subprocess.Popen(["sh", "-c", deaf], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        if os.environ["LATE"] == "in a round":
+            children._PAUSE = 2.0  # asleep while the last quarter of its time goes by
+            children.stop(0.5)
+            print("ready", flush=True)
+        else:
+            children.descendants, found = lambda: time.sleep(60), children.descendants
+            def overran():
+                children.descendants = found
+                return original()
+            original, children.kill = children.kill, overran
+            with BlockingWorker():
+                print("ready", flush=True)
+                time.sleep(60)
+        """,
+        LATE=late,
+        AGORA_WORKER_GRACE="4",
+    )
+    one.says("ready")
+    child = int(one.output.split()[0])
+    if late != "in a round":
+        one.tell()
+        assert one.ends() == 143
+    eventually(lambda: gone(child))
+
+
 def test_stages_are_data_and_fit_into_the_grace() -> None:
     assert [stage.name for stage in STAGES] == ["program", "report", "channels", "secrets", "children", "exit"]
     for grace in (2, 3, 10, 30, 120, 3600):

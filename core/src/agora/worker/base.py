@@ -213,6 +213,8 @@ class BaseWorker(ABC):
         self._stage("channels", [self._hooked(channel.release) for channel in self._channels])
         self._stage("secrets", [self._secrets.remove])
         self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])
+        if self.outcomes["children"] != "done":
+            children.kill()
         self._over.set()
         # Not in a thread: from Python 3.12 on an interpreter that is ending starts none.
         time.sleep(self._budgets["exit"])

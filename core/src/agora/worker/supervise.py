@@ -147,7 +147,8 @@ class Supervisor:
         report: list[Callable[[], object]] = [lambda: self._outbox.close(self._budgets["report"] * 0.9), message]
         stages.run(report, self._budgets["report"], "report")
         self._remove_secrets()
-        stages.run([self._stop_children], self._budgets["children"], "children")
+        if stages.run([self._stop_children], self._budgets["children"], "children") != "done":
+            children.kill()
         self._reap()
         return TIMED_OUT if self._cause else self._exit_code()
 
