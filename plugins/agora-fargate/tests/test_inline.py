@@ -14,7 +14,7 @@ from agora.errors import DispatchConflict, InvalidRequest, PermissionDenied, Sto
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import Phase, ReceiptKind
 from agora_conformance.emulators.ecs import EcsEmulator
-from agora_fargate import names
+from agora_fargate import api, names
 from fargate_harness import Hands, never, table
 
 pytestmark = pytest.mark.backend("fargate")
@@ -164,7 +164,10 @@ def test_a_refusal_of_secrets_manager_tells_no_value(hands: Hands) -> None:
     client.delete_secret(SecretId=names.secret(id, hands.installation), ForceDeleteWithoutRecovery=True)
 
 
-def test_what_was_left_behind_is_owned_until_it_is_released(hands: Hands, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_left_behind_is_owned_until_it_is_released(
+    hands: Hands, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "CALL_SECONDS", 3.0)
     handle = hands.start("exit 0", secrets=SECRETS)
     hands.end(handle)
     assert [one.handle.data for one in hands.provider.list_owned(hands.installation)] == [handle.data]
@@ -180,9 +183,10 @@ def test_what_was_left_behind_is_owned_until_it_is_released(hands: Hands, caplog
     assert hands.observe(left.handle).phase is Phase.ABSENT
     assert hands.stop(left.handle).kind is ReceiptKind.NOT_FOUND
     assert hands.output(left.handle) == b""
-    hands.emulator.faults.deny(2, action="ListSecrets", service="secretsmanager")
-    for _ in range(2):
+    for trouble in (hands.emulator.faults.deny, hands.emulator.faults.throttle):
+        trouble(None, action="ListSecrets", service="secretsmanager")
         assert list(hands.provider.list_owned(hands.installation)) == []
+        hands.emulator.faults.clear()
     assert caplog.text.count("left behind are not listed") == 1
     # Another installation takes them over, as `reap --installation` does.
     other = Hands(hands.emulator, hands.directory, f"{hands.installation}-x")

@@ -224,10 +224,13 @@ class FargateProvider:
         return owned + [one for one in self._left(installation, backend) if one.handle.id not in shown]
 
     def _left(self, installation: str, backend: str) -> Iterator[Owned]:
-        """Yield what still has inline secrets, as something that has ended."""
+        """Yield what still has inline secrets, as something that has ended.
+
+        Where they cannot be listed, for lack of a right or of a way to Secrets Manager, the tasks are all the same.
+        """
         try:
             left = self._made.inline.left(installation)
-        except PermissionDenied as error:
+        except (PermissionDenied, Unreachable) as error:
             if not self._told:
                 logger.warning("inline secrets that were left behind are not listed: %s", error)
             self._told = True
