@@ -48,7 +48,7 @@ PROVIDER = ProviderInfo(
         grace_min=MIN_GRACE,
         grace_max=MAX_GRACE,
         # A variable of this size leaves room for a command and the marks in the 8192 characters of overrides.
-        max_argument_bytes=4096,
+        max_argument_bytes=2048,
         max_total_bytes=8192,
         settle_time=10,
         # A clientToken lives for an hour after the end of a short task.
