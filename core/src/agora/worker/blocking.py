@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agora.worker.base import EXIT_CODE, BaseWorker, Cancelled
+from agora.worker.interrupt import raise_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,4 +70,4 @@ class BlockingWorker(BaseWorker):
         # Entering __exit__ looks at signals before its first line: what is raised there would be nobody's.
         leaving = frame is not None and frame.f_code is BlockingWorker.__exit__.__code__
         if self._raises and self._inside and not leaving:
-            raise Cancelled
+            raise_in(frame, Cancelled(), lambda: self._inside)
