@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: An attempt to stop may take so long (contract 3), in seconds.
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 10.0
-CREATE_SECONDS = 10.0
+CREATE_SECONDS = 8.0
 #: A target that could not be made in time is not tried again for so long, in seconds.
 STUCK_SECONDS = 30.0
 
