@@ -126,7 +126,8 @@ def test_a_stop_of_children_that_comes_to_run_too_late_kills_them_all_the_same(
 
 
 def test_stages_are_data_and_fit_into_the_grace() -> None:
-    assert [stage.name for stage in STAGES] == ["program", "report", "channels", "secrets", "children", "exit"]
+    names = ["program", "report", "channels", "secrets", "children", "workspace", "exit"]
+    assert [stage.name for stage in STAGES] == names
     for grace in (2, 3, 10, 30, 120, 3600):
         seconds = budgets(grace)
         assert list(seconds) == [stage.name for stage in STAGES]

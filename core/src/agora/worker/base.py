@@ -77,6 +77,7 @@ class BaseWorker(ABC):
         self._ask_callbacks: list[Callable[[], object]] = []
         self._wanted = False
         self._channels: list[Channel] = []
+        self._workspace: str | None = None
         self._told = threading.Event()
         self._left = threading.Event()
         self._over = threading.Event()
@@ -133,6 +134,15 @@ class BaseWorker(ABC):
     def secrets(self) -> Secrets:
         """The inline secrets of the dispatch; they are removed at the end."""
         return self._secrets
+
+    @property
+    def workspace(self) -> str:
+        """A directory for this run alone, made at the first look; it is removed with all that is in it at the end."""
+        if self._workspace is None:
+            import tempfile
+
+            self._workspace = tempfile.mkdtemp(prefix="agora-workspace-")
+        return self._workspace
 
     @property
     def undelivered(self) -> tuple[bytes, ...]:
@@ -215,6 +225,7 @@ class BaseWorker(ABC):
         self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])
         if self.outcomes["children"] != "done":
             children.kill()
+        self._stage("workspace", [self._remove_workspace])
         self._over.set()
         # Not in a thread: from Python 3.12 on an interpreter that is ending starts none.
         time.sleep(self._budgets["exit"])
@@ -259,8 +270,14 @@ class BaseWorker(ABC):
             clean = error is None or (isinstance(error, SystemExit) and not error.code)
             self._outbox.put("dispatch.cancelled", {"clean": clean, "asked": True})
         works: list[Callable[[], object]] = [self._hooked(channel.release) for channel in self._channels]
-        works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove]
+        works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove, self._remove_workspace]
         self.outcomes["finish"] = stages.run(works, FINISH_SECONDS, "finish")
+
+    def _remove_workspace(self) -> None:
+        if self._workspace is not None:
+            import shutil
+
+            shutil.rmtree(self._workspace)
 
     def _leave_cancelled(self) -> None:
         """Ignore SIGTERM for good: the end of the interpreter would give it back its default."""

@@ -35,13 +35,15 @@ STAGES = (
     #: Callbacks run and the program leaves the worker's block; it MUST get the most, since only it knows its work.
     Stage("program", 0.40, None),
     #: `dispatch.cancelled`, and whatever was not delivered before, gets out or into the spool.
-    Stage("report", 0.15, 3.0),
+    Stage("report", 0.12, 3.0),
     #: Subscriptions are released, all of them at once.
     Stage("channels", 0.10, 2.0),
     #: Files of secrets are overwritten and unlinked, the environment is cleared.
     Stage("secrets", 0.05, 1.0),
     #: Children get SIGTERM, and SIGKILL in the last quarter of the stage.
     Stage("children", 0.15, 3.0),
+    #: The directory for what is of use to this run alone is removed, when nobody writes into it any more.
+    Stage("workspace", 0.03, 1.0),
     #: The interpreter ends; a program that hangs there is ended.
     Stage("exit", 0.05, 1.0),
 )
