@@ -25,8 +25,8 @@ import backends
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 REPORTS = ROOT / "reports"
-#: Most of what tests do is waiting: half as many again as there are cores.
-JOBS = max(2, (os.cpu_count() or 2) * 3 // 2)
+#: Most of what tests do is waiting: twice as many as there are cores.
+JOBS = 2 * (os.cpu_count() or 2)
 STAGE_SECONDS = 1800  # one stage that takes longer hangs, on a slow and busy machine too
 OWN_STAGE = {"wheels": "tests/test_wheels.py", "readme": "tests/test_readme.py"}
 

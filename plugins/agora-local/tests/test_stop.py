@@ -208,7 +208,7 @@ def test_stop_of_an_unknown_dispatch(local: Local) -> None:
 
 @pytest.mark.timeout(300)
 def test_stop_racing_the_end_tells_who_was_first(local: Local) -> None:
-    outcomes = set()
+    outcomes: set[tuple[ReceiptKind, int | None]] = set()
     give_up = time.monotonic() + 90
     for offset in itertools.count():  # later and later, until the end comes first now and then
         if offset >= 60 and len({kind for kind, _ in outcomes}) == 2:
