@@ -20,10 +20,14 @@ from docker_harness import Docker, eventually, settings
 
 pytestmark = [pytest.mark.backend("docker"), pytest.mark.timeout(90)]
 #: This machine's Python and its libraries, read-only; the shell and all else is the image's.
-PLACES = sorted(
-    {"/lib", "/usr/lib", "/lib64", sys.base_prefix, sys.prefix, *site.getsitepackages()}
-    | {str(Path(agora.worker.__file__).resolve().parents[2])}
-)
+PLACES = [
+    place
+    for place in sorted(
+        {"/lib", "/usr/lib", "/lib64", sys.base_prefix, sys.prefix, *site.getsitepackages()}
+        | {str(Path(agora.worker.__file__).resolve().parents[2])}
+    )
+    if Path(place).exists()
+]
 WORKER = [sys.executable, "-P", "-m", "agora.worker", "exec"]
 SECRET = "s3cret-value"
 WAIT = "while :; do sleep 0.05; done"
@@ -46,7 +50,7 @@ class Container:
             "Image": docker.image,
             "Entrypoint": [*WORKER, *options, "--", *command],
             "Env": [f"{name}={value}" for name, value in given.items()],
-            "HostConfig": {"Init": False, "Binds": [f"{place}:{place}:ro" for place in PLACES if Path(place).exists()]},
+            "HostConfig": {"Init": False, "Binds": [f"{place}:{place}:ro" for place in PLACES]},
         }
         made = self._engine.request("POST", "/containers/create", json=body).json()
         self._path = f"/containers/{made['Id']}"
