@@ -136,6 +136,32 @@ def test_a_submit_that_was_refused_may_have_left_some_and_one_that_was_never_sen
     assert (cancelled.state, cancelled.holds_secrets) == (State.CANCELLED, False), "nothing of it left this machine"
 
 
+@pytest.mark.parametrize("how", ["refused", "listed"])
+def test_the_background_supervisor_is_started_for_secrets_alone(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("agora.client.supervision.start", lambda home, settings: started.append(home))
+
+    async def work() -> None:
+        paper.FAILS["remove_secrets"] = Unreachable("the backend is away")
+        if how == "refused":
+            paper.FAILS["dispatch"] = SubmitRefused("no such image", reason="image_missing")
+            async with AgoraClient(home, settings=replace(paper_settings(), supervisor=True)) as client:
+                handle = await client.dispatch(command=("true",), id="d1", secrets=SECRETS)
+                assert handle.record.state is State.FAILED
+        else:
+            async with AgoraClient(home, settings=paper_settings()) as client:
+                await ended(paper, client, "d1", secrets=SECRETS)
+            assert started == []
+            async with AgoraClient(home, settings=replace(paper_settings(), supervisor=True)) as client:
+                assert [record.id for record in await client.list(refresh=True)] == ["d1"]
+
+    run(work())
+    assert started == [home]
+    assert held(home) == ["d1"]
+
+
 @pytest.mark.parametrize(
     ("given_up", "seconds", "action"),
     [

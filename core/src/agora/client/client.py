@@ -204,7 +204,7 @@ class AgoraClient(Combinators):
         result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force, soft)
         if result.state is not None:
             entry = await self._opened.store.read(id)
-            if entry.live:
+            if entry.unsettled:
                 await self._opened.supervision.ensure_background(entry)
         return result
 
@@ -252,16 +252,17 @@ class AgoraClient(Combinators):
             None if states is None else states_of(states), live, run, name, target, dict(labels or {}), before, limit
         )
         entries = await store.listed(wanted)
-        if refresh and any(entry.live for entry in entries):
+        if refresh and any(entry.unsettled for entry in entries):
             entries = list(await self._refreshed(entries))
         return [entry.public() for entry in entries]
 
     async def _refreshed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        live = [entry for entry in entries if entry.live]
-        if not live:
+        unsettled = [entry for entry in entries if entry.unsettled]
+        if not unsettled:
             return entries
         parts = self._opened
-        await parts.supervision.ensure_background(live[0])
+        await parts.supervision.ensure_background(unsettled[0])
+        live = [entry for entry in unsettled if entry.live]
         away = await parts.engine.refresh(live, REFRESH_SECONDS)
         fresh = {entry.id: entry for entry in await parts.store.read_many(entry.id for entry in live)}
         shown = [fresh.get(entry.id, entry) for entry in entries]

@@ -91,7 +91,7 @@ class Dispatcher:
             owned.add(entry.id)
         if new:
             return await self._sent(entry, spec, where)
-        if entry.live:
+        if entry.unsettled:
             await self._supervision.ensure_background(entry)
         return entry
 

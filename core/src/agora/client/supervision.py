@@ -85,7 +85,7 @@ class Supervision:
 
     async def take_over(self, entry: Entry) -> None:
         """See that somebody looks after a dispatch whose sender may leave, however its send went."""
-        if not entry.live:
+        if not entry.unsettled:
             return
         with anyio.CancelScope(shield=True):
             try:

@@ -236,3 +236,8 @@ class Entry(Record):
     def live(self) -> bool:
         """Whether anybody still has to look after it: not ended, or ended without proof."""
         return not self.state.terminal or (self.confirmed is False and not self.given_up)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything is left to do for it: it is live, or secrets are to be removed behind it."""
+        return self.live or self.holds_secrets
