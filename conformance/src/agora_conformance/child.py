@@ -6,7 +6,9 @@ The processes are forked from a server that has everything imported, since a run
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import traceback
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ LIMIT = 60.0
 
 #: What a client imports only when it is used: three quarters of what such a process costs.
 _AT_FIRST_USE = ("agora.client.supervision", "agora.engine.engine", "anyio._backends._asyncio")
+
+#: `start` asks after every child: of two threads that ask after one, the second is told 255.
+_ASKING = threading.Lock()
 
 Order = dict[str, Any]
 
@@ -39,11 +44,15 @@ def run(order: Order) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *_AT_FIRST_USE])
     process = context.Process(target=_main, args=[order])
-    process.start()
-    process.join(LIMIT)
-    if process.exitcode is None:
+    with _ASKING:
+        process.start()
+    ended = wait([process.sentinel], LIMIT)
+    if not ended:
         process.kill()
+        wait([process.sentinel], LIMIT)
+    with _ASKING:
         process.join(LIMIT)
+    if not ended or process.exitcode is None:
         raise TimeoutError(f"the control plane of the order {order['id']} did not end within {LIMIT:g} s")
     return process.exitcode
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 START_LIMIT = 30.0
 #: Seconds in which a probe that lives must give a new sign of life, and a dead one must not.
 BREATH = 1.0
+#: A new one is waited for so long: a backend may tell of output seconds late, on a busy machine too, in seconds.
+ALIVE_WITHIN = 8.0
 #: Seconds between two looks.
 PAUSE = 0.15
 
@@ -99,7 +101,7 @@ class Witness(ABC):
     async def alive(self, who: str = "leader") -> bool:
         """Whether it gives a new sign of life."""
         before = (await self.pulse(who)).last
-        with anyio.move_on_after(3 * BREATH):
+        with anyio.move_on_after(ALIVE_WITHIN):
             while True:
                 if (await self.pulse(who)).last != before:
                     return True
