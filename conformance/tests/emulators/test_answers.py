@@ -66,7 +66,8 @@ class Client:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return response.status, dict(response.headers), response.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, dict(error.headers), error.read().decode()
+            with error:
+                return error.code, dict(error.headers), error.read().decode()
 
     def learn(self, recorded: str, here: str) -> None:
         """Pair the names of pods of the recording with those of this run."""

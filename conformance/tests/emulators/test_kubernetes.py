@@ -49,8 +49,9 @@ class Api:
                 text = response.read().decode()
                 return response.status, json.loads(text) if text.startswith("{") else text
         except urllib.error.HTTPError as error:
-            self.headers = error.headers
-            return error.code, json.loads(error.read())
+            with error:
+                self.headers = error.headers
+                return error.code, json.loads(error.read())
 
     def job(self, program: str | None = READY, name: str = "", wait: str = "Running", **spec: Any) -> str:
         """Create a Job and wait for its pod's phase; return its name."""

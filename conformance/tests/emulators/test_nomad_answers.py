@@ -45,8 +45,9 @@ class Api:
                 is_json = "json" in (response.headers["Content-Type"] or "")
                 return response.status, json.loads(text) if is_json else text
         except urllib.error.HTTPError as error:
-            self.headers = dict(error.headers)
-            return error.code, error.read().decode()
+            with error:
+                self.headers = dict(error.headers)
+                return error.code, error.read().decode()
 
     def register(self, script: str = TRAPS, *, id: str = "", driver: str = "raw_exec", **fields: Any) -> str:
         """Register a job and return its id; `config`, `group` and `job` add fields where they belong."""
@@ -315,7 +316,8 @@ def test_served_from_the_command_line() -> None:
             assert [one["Status"] for one in json.load(response)] == ["ready"]
         request = urllib.request.Request(f"{url}/emulator/faults/fail", data=b'{"code": 502}', method="POST")
         urllib.request.urlopen(request, timeout=20).close()
-        with pytest.raises(urllib.error.HTTPError, match="502"):
+        with pytest.raises(urllib.error.HTTPError, match="502") as failed:
             urllib.request.urlopen(f"{url}/v1/jobs", timeout=20)
+        failed.value.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

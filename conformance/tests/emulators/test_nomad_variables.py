@@ -46,7 +46,8 @@ class Client:
             with urllib.request.urlopen(request, timeout=20) as response:
                 return response.status, _read(response.read())
         except urllib.error.HTTPError as error:
-            return error.code, _read(error.read())
+            with error:
+                return error.code, _read(error.read())
 
     def put(self, path: str, query: str = "", **items: str) -> tuple[int, Any]:
         return self.call("PUT", f"/v1/var/{path}{query}", {"Items": items})

@@ -46,8 +46,9 @@ def test_nobody_gets_through_the_gateway_without_its_token(emulator: K8sEmulator
     gateway = Gateway(connect("a test", config))
     way = json.loads(gateway.kubeconfig(tmp_path / "through").read_text())
     path = f"{way['clusters'][0]['cluster']['server']}/api/v1/namespaces/default"
-    with pytest.raises(urllib.error.HTTPError, match="401"):
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
         urllib.request.urlopen(path, timeout=10)
+    refused.value.close()
     request = urllib.request.Request(path, headers={"Authorization": f"Bearer {way['users'][0]['user']['token']}"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer)["metadata"]["name"] == "default"
