@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,6 +13,7 @@ import anyio
 from agora.client.asking import Wanted, spec_of
 from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
+from agora.client.reading import Reading
 from agora.errors import InvalidRequest, NoneSucceeded
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Record, State
@@ -80,7 +81,7 @@ class Settled:
     cancelled: tuple[Record, ...]
 
 
-class Combinators(ABC):
+class Combinators(Reading):
     """What a client does with many dispatches.
 
     Members are handles, or specs that are dispatched here. Leaving by an error or by a cancellation cancels the members
@@ -107,14 +108,6 @@ class Combinators(ABC):
         **fields: Any,
     ) -> DispatchHandle:
         """Start one."""
-
-    @abstractmethod
-    async def wait(self, id: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
-        """Wait for the end of one."""
-
-    @abstractmethod
-    async def result(self, id: str, *, timeout: float | None = None) -> Record:
-        """Wait for the success of one."""
 
     def batch(self, key: str | None = None) -> Batch:
         """Begin a batch; see `Batch`.
