@@ -30,7 +30,7 @@ async def test_cancelling_a_parent_cancels_all_below_it_and_tells_of_each(client
         await ended.wait(timeout=20)
         result = await parent.cancel(reason="budget")
         assert {(one.id, one.outcome) for one in result.children} == {
-            (child.id, Outcome.STOPPING), (grandchild.id, Outcome.STOPPING),
+            (child.id, Outcome.STOPPING), (grandchild.id, Outcome.STOPPING), (ended.id, Outcome.ALREADY_SUCCEEDED),
         }  # fmt: skip
         for handle in (parent, child, grandchild):
             record = await handle.wait(confirmed=True, timeout=20)

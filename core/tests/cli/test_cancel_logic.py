@@ -167,17 +167,53 @@ def test_a_name_that_nothing_has_is_not_found(client: GivenClient, args: list[st
 
 def test_reason_grace_and_force_are_passed_on(client: GivenClient) -> None:
     invoke("cancel", IDS[0], "--reason", "too slow", "--grace", "5", "--force")
-    invoke("cancel", IDS[1], "--soft", "60")
+    invoke("cancel", IDS[1], "--soft", "60", "--children-grace", "1m")
+    invoke("cancel", IDS[2], "--children-force")
+    nothing = {"reason": None, "grace": None, "force": False, "soft": None}
     assert client.asked == [
-        (IDS[0], {"reason": "too slow", "grace": 5, "force": True, "soft": None}),
-        (IDS[1], {"reason": None, "grace": None, "force": False, "soft": 60}),
+        (
+            IDS[0],
+            {
+                "reason": "too slow",
+                "grace": 5,
+                "force": True,
+                "soft": None,
+                "children_grace": None,
+                "children_force": False,
+            },
+        ),
+        (IDS[1], {**nothing, "soft": 60, "children_grace": 60, "children_force": False}),
+        (IDS[2], {**nothing, "children_grace": None, "children_force": True}),
     ]
 
 
-def test_soft_and_force_are_not_asked_for_at_once(client: GivenClient, capsys: pytest.CaptureFixture[str]) -> None:
-    assert invoke("cancel", IDS[0], "--soft", "60", "--force") == 2
+@pytest.mark.parametrize("args", [["--soft", "60", "--force"], ["--children-grace", "5", "--children-force"]])
+def test_what_contradicts_itself_is_not_asked_for(
+    client: GivenClient, capsys: pytest.CaptureFixture[str], args: list[str]
+) -> None:
+    assert invoke("cancel", IDS[0], *args) == 2
     assert "choose one" in capsys.readouterr().err
     assert client.asked == []
+
+
+def test_what_is_below_is_told_line_by_line(client: GivenClient, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = Failure(type="damaged_record", message="the record cannot be read", retryable=False)
+    children = (
+        CancelResult(id="c1", outcome=Outcome.STOPPING, delivered=True),
+        CancelResult(id="c2", outcome=Outcome.ALREADY_SUCCEEDED),
+        CancelResult(id="c3", outcome=Outcome.NOT_RECORDED, error=damaged),
+    )
+    stopping = CancelResult(id=IDS[0], outcome=Outcome.STOPPING, delivered=True, children=children, more_children=7)
+    client.answers[IDS[0]] = stopping
+    assert invoke("cancel", IDS[0]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        f"{IDS[0]} stopping",
+        "c1 stopping",
+        "c2 had ended already: succeeded; nothing was changed",
+        "c3 could not be asked to stop: the record cannot be read",
+    ]
+    assert f"7 more below {IDS[0]} had ended already" in told.err
 
 
 def test_a_dry_run_lists_and_does_nothing(client: GivenClient, capsys: pytest.CaptureFixture[str]) -> None:

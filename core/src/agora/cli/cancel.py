@@ -48,8 +48,10 @@ class Request:
     reason: str | None
     grace: int | None
     force: bool
+    soft: int | None
+    children_grace: int | None
+    children_force: bool
     wait: bool
-    soft: int | None = None
 
 
 @click.command(cls=AgoraCommand)
@@ -63,6 +65,10 @@ class Request:
 @click.option("--grace", type=SECONDS_TYPE, metavar="SECONDS", help="Another grace for this stop, at least 2.")
 @click.option("--force", is_flag=True, help="Kill without grace, where the backend can.")
 @click.option("--soft", type=SECONDS_TYPE, metavar="SECONDS", help="First ask its worker, for so long, to end itself.")
+@click.option(
+    "--children-grace", type=SECONDS_TYPE, metavar="SECONDS", help="The grace of those below it: so long at most."
+)
+@click.option("--children-force", is_flag=True, help="Kill those below it without grace.")
 @click.option("--wait", is_flag=True, help="Wait until the end is confirmed, at most grace + 60 s.")
 @click.option("--dry-run", is_flag=True, help="Show what would be cancelled and do nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before a bulk cancel.")
@@ -70,7 +76,8 @@ class Request:
 def cancel(
     session: Session, /, ids: tuple[str, ...], run: str | None, labels: tuple[tuple[str, str], ...],
     older_than: timedelta | None, target: str | None, everything: bool, reason: str | None, grace: int | None,
-    force: bool, soft: int | None, wait: bool, dry_run: bool, yes: bool,
+    force: bool, soft: int | None, children_grace: int | None, children_force: bool, wait: bool, dry_run: bool,
+    yes: bool,
 ) -> int:  # fmt: skip
     """Stop dispatches, by id (or a unique prefix or suffix of it) or by what they have in common.
 
@@ -90,9 +97,11 @@ def cancel(
         raise click.UsageError("A grace of 0 is a kill: say so with --force.")
     if soft is not None and force:
         raise click.UsageError("--soft asks it to end by itself and --force kills it at once: choose one.")
+    if children_grace is not None and children_force:
+        raise click.UsageError("--children-grace gives those below time and --children-force kills them: choose one.")
     selection = Selection(ids, run, dict(labels), older_than, target, everything)
     selection.check()
-    request = Request(reason, grace, force, wait, soft)
+    request = Request(reason, grace, force, soft, children_grace, children_force, wait)
 
     async def action(client: AgoraClient) -> int:
         chosen = await selection.choose(client)
@@ -225,7 +234,10 @@ class Cancelling:
 
         ask = self.request
         try:
-            result = await self.client.cancel(id, reason=ask.reason, grace=ask.grace, force=ask.force, soft=ask.soft)
+            result = await self.client.cancel(
+                id, reason=ask.reason, grace=ask.grace, force=ask.force, soft=ask.soft,
+                children_grace=ask.children_grace, children_force=ask.children_force,
+            )  # fmt: skip
         except AgoraError as error:
             # One that fails must not keep the others from being cancelled.
             failure = explain(error, self.session)
@@ -238,6 +250,8 @@ class Cancelling:
             self.progress_gives_way()
             for one in (result, *result.children):
                 write_now(f"{one.id} {outcome_words(one)}\n")
+            if result.more_children:
+                say(f"{result.more_children} more below {result.id} had ended already")
         if not ask.wait or result.state is None:
             if self.session.json:
                 print_json(result)
@@ -301,6 +315,8 @@ def outcome_words(result: CancelResult) -> str:
             words = "no such dispatch"
         case "FORBIDDEN":
             words = "is not yours to cancel"
+        case "NOT_RECORDED":
+            words = f"could not be asked to stop: {result.error.message if result.error else 'its record is damaged'}"
         case already:
             words = f"had ended already: {already.removeprefix('ALREADY_').lower()}; nothing was changed"
     if result.delivered is False and result.exit_code == Exit.UNDELIVERED:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from agora.client import AgoraClient
     from agora.model.events import Event
-    from agora.model.record import Record
+    from agora.model.record import Note, Record
 
 STATES = (
     "pending", "submitted", "running", "stopping", "succeeded", "failed", "cancelled", "timed_out", "lost",
@@ -157,9 +157,22 @@ def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
     ]
     pairs = [(title, text) for title, text in candidates if text]
     for note in record.notes:
-        details = ", ".join(f"{key}={value}" for key, value in note.data.items())
-        pairs.append(("Note", f"{local_time(note.at)} {note.type} {details}".rstrip()))
+        if note.type == "children_asked":
+            pairs += _children_pairs(note)
+        else:
+            details = ", ".join(f"{key}={value}" for key, value in note.data.items())
+            pairs.append(("Note", f"{local_time(note.at)} {note.type} {details}".rstrip()))
     return pairs
+
+
+def _children_pairs(note: Note) -> list[tuple[str, str]]:
+    """Return what became of those below it when it was asked to stop, a line each."""
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in note.data["outcomes"].items())
+    lines = [f"{local_time(note.at)} asked to stop with it: {counts}"]
+    lines += [f"{id} {outcome}" for id, outcome in note.data["children"].items()]
+    if note.data["more"]:
+        lines.append(f"and {note.data['more']} more")
+    return [("Children" if number == 0 else "", line) for number, line in enumerate(lines)]
 
 
 def timeline_line(event: Event, record: Record) -> str:

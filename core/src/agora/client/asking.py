@@ -7,13 +7,16 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from agora.errors import InvalidRequest
 from agora.model.record import State
 from agora.model.spec import Spec
+
+if TYPE_CHECKING:
+    from agora.state import Children
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ def age_of(older_than: timedelta) -> timedelta:
     if older_than < timedelta():
         raise InvalidRequest(f"older_than is {older_than.total_seconds():g} s: it is below 0")
     return older_than
+
+
+def children_of(grace: int | None, force: bool) -> Children | None:
+    """Return how those below are to be stopped; null where nothing is said of them."""
+    from agora.state import Children
+
+    return None if grace is None and not force else Children(grace, force)
 
 
 def invalid(what: str, error: ValidationError) -> InvalidRequest:

@@ -66,10 +66,15 @@ class BlockingHandle:
         grace: int | None = None,
         force: bool = False,
         soft: int | None = None,
+        children_grace: int | None = None,
+        children_force: bool = False,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Cancel it."""
-        return self._client.cancel(self.id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
+        return self._client.cancel(
+            self.id, reason=reason, grace=grace, force=force, soft=soft,
+            children_grace=children_grace, children_force=children_force, cause=cause,
+        )  # fmt: skip
 
     def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end."""
@@ -238,11 +243,15 @@ class BlockingClient:
         grace: int | None = None,
         force: bool = False,
         soft: int | None = None,
+        children_grace: int | None = None,
+        children_force: bool = False,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Ask for a stop."""
-        work = partial(self._client.cancel, id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
-        return self._call(work)
+        return self._call(partial(
+            self._client.cancel, id, reason=reason, grace=grace, force=force, soft=soft,
+            children_grace=children_grace, children_force=children_force, cause=cause,
+        ))  # fmt: skip
 
     def get(self, id: str, *, refresh: bool = True) -> Record:
         """Read a record."""

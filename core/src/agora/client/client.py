@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
-from agora.client.asking import Wanted, age_of, invalid, spec_of, user_name
+from agora.client.asking import Wanted, age_of, children_of, invalid, spec_of, user_name
 from agora.client.combinators import Combinators
 from agora.client.handle import DispatchHandle
 from agora.client.opened import Opened
@@ -162,6 +162,8 @@ class AgoraClient(Combinators):
         grace: int | None = None,
         force: bool = False,
         soft: int | None = None,
+        children_grace: int | None = None,
+        children_force: bool = False,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Ask for a stop; best-effort and not synchronous: `wait()` waits for the end.
@@ -172,6 +174,9 @@ class AgoraClient(Combinators):
             grace: seconds until SIGKILL, whole, at least 2; the dispatch's own by default.
             force: kill without grace.
             soft: seconds for which its worker is asked to end by itself, before the stop is sent.
+            children_grace: seconds until SIGKILL for those below it, or their own grace where that is shorter.
+            children_force: kill those below it without grace. With neither they are stopped with the same `force` and
+                `soft`, each with its own grace.
             cause: the whole cause, instead of this client's actor and `reason`.
         Returns:
             what became of it, within 10 s.
@@ -179,7 +184,8 @@ class AgoraClient(Combinators):
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
-        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force, soft)
+        children = children_of(children_grace, children_force)
+        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force, soft, children)
         if result.state is not None:
             entry = await self._opened.store.read(id)
             if entry.unsettled:

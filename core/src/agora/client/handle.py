@@ -44,10 +44,15 @@ class DispatchHandle:
         grace: int | None = None,
         force: bool = False,
         soft: int | None = None,
+        children_grace: int | None = None,
+        children_force: bool = False,
         cause: Cause | None = None,
     ) -> CancelResult:
         """Cancel it; see `AgoraClient.cancel`."""
-        return await self._client.cancel(self.id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
+        return await self._client.cancel(
+            self.id, reason=reason, grace=grace, force=force, soft=soft,
+            children_grace=children_grace, children_force=children_force, cause=cause,
+        )  # fmt: skip
 
     async def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end; see `AgoraClient.wait`."""

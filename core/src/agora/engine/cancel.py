@@ -18,7 +18,7 @@ from agora.model.cause import Cause
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Entry, Failure, State
 from agora.model.spec import MAX_TIMEOUT, MIN_GRACE
-from agora.state import CancelAsked
+from agora.state import CancelAsked, Children
 from agora.store import Applied
 
 #: A cancel comes back after so long at the latest (contract 4), in seconds.
@@ -26,6 +26,7 @@ CANCEL_SECONDS = 10.0
 #: The stops of those below it are sent so long before its own, in seconds; one that answers late holds nothing up.
 CHILDREN_FIRST = 1.0
 
+_ASKED = (Outcome.STOPPING, Outcome.CANCELLED, Outcome.ALREADY_STOPPING)
 _WAITING = (Outcome.STOPPING, Outcome.ALREADY_STOPPING, Outcome.ALREADY_CANCELLED)
 
 
@@ -42,7 +43,13 @@ class Canceller:
         self._deliverer = deliverer
 
     async def cancel(
-        self, id: str, cause: Cause, grace: int | None, force: bool, soft: int | None = None
+        self,
+        id: str,
+        cause: Cause,
+        grace: int | None,
+        force: bool,
+        soft: int | None = None,
+        children: Children | None = None,
     ) -> CancelResult:
         """Record a request and make the first attempt; comes back within 10 s.
 
@@ -52,6 +59,7 @@ class Canceller:
             grace: seconds, whole, at least 2; 0 only with `force`; the dispatch's own by default.
             force: kill without grace.
             soft: seconds for which its worker is asked to end by itself, before the stop is sent.
+            children: how those below it are stopped; by default like it, each with its own grace.
         Raises:
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
@@ -59,19 +67,27 @@ class Canceller:
         check_dispatch_id(id)
         check_grace(grace, force)
         check_soft(soft, force)
+        check_children(children)
         until = self._core.store.now() + timedelta(seconds=CANCEL_SECONDS - SHORTEST_ATTEMPT)
         try:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
-        asked = replace(await self._asked(entry, cause, grace or None, force), soft=soft)
-        applied, below = await self._core.request(entry, asked)
-        results: dict[str, CancelResult] = {}
+        asked = replace(await self._asked(entry, cause, grace or None, force), soft=soft, children=children)
+        requested = await self._core.request(entry, asked)
+        below = [one for one in requested.below if one.answer in _ASKED]
+        results = {one.entry.id: _result(one.entry, one.answer) for one in requested.below}
+        results |= {one: _not_recorded(one, why) for one, why in requested.damaged}
+        left = len(below)
         told = anyio.Event()
 
         async def carry_out(one: Applied) -> None:
+            nonlocal left
+            if one.answer is Outcome.ALREADY_STOPPING and children is not None:
+                one = await self._hastened(one, cause, children)
             results[one.entry.id] = await self._carried_out(one, until)
-            if len(results) >= len(below):
+            left -= 1
+            if left == 0:
                 told.set()
 
         async with anyio.create_task_group() as tasks:
@@ -81,9 +97,15 @@ class Canceller:
                 # First those below: the end of what started them may take them along, unasked.
                 with anyio.move_on_after(CHILDREN_FIRST):
                     await told.wait()
-            tasks.start_soon(carry_out, applied)
-        children = tuple(results[one.entry.id] for one in below)
-        return results[id].model_copy(update={"children": children})
+            first = await self._carried_out(requested.first, until)
+        return first.model_copy(update={"children": tuple(results.values()), "more_children": requested.more})
+
+    async def _hastened(self, one: Applied, cause: Cause, children: Children) -> Applied:
+        """Bring forward the kill of a child that was being stopped already, as far as its target can."""
+        if not children.grace:
+            return one
+        asked = await self._asked(one.entry, cause, children.grace, force=False)
+        return await self._core.apply(one.entry, asked, durable=True)
 
     async def _carried_out(self, applied: Applied, until: datetime) -> CancelResult:
         """Send a recorded request in what is left of the time, and say what became of it."""
@@ -128,22 +150,37 @@ class Canceller:
         return after
 
 
-def check_grace(grace: int | None, force: bool) -> None:
+def check_grace(grace: int | None, force: bool, whose: str = "") -> None:
     """Refuse a malformed grace.
 
+    Parameters:
+        whose: what the names of both begin with.
     Raises:
         InvalidRequest: not a whole number of seconds, below 2, above the cap, or 0 without force.
     """
     if grace is None:
         return
     if isinstance(grace, bool) or not isinstance(grace, int):
-        raise InvalidRequest(f"grace {grace!r} is not a whole number of seconds")
+        raise InvalidRequest(f"{whose}grace {grace!r} is not a whole number of seconds")
     if grace == 0 and force:
         return
     if grace == 0:
-        raise InvalidRequest("grace 0 kills without grace: say so with force")
+        raise InvalidRequest(f"{whose}grace 0 kills without grace: say so with {whose}force")
     if not MIN_GRACE <= grace <= MAX_TIMEOUT:
-        raise InvalidRequest(f"grace {grace} s is outside {MIN_GRACE} to {MAX_TIMEOUT} s")
+        raise InvalidRequest(f"{whose}grace {grace} s is outside {MIN_GRACE} to {MAX_TIMEOUT} s")
+
+
+def check_children(children: Children | None) -> None:
+    """Refuse a malformed choice for those below.
+
+    Raises:
+        InvalidRequest: the grace is malformed, or given together with force.
+    """
+    if children is None:
+        return
+    check_grace(children.grace, children.force, "children_")
+    if children.force and children.grace:
+        raise InvalidRequest("children_grace gives those below it time and children_force kills them: choose one")
 
 
 def check_soft(soft: int | None, force: bool) -> None:
@@ -197,6 +234,11 @@ def _result(entry: Entry, outcome: Outcome) -> CancelResult:
         effective_grace=entry.grace_in_force,
         error=_error(entry) if delivered is False else None,
     )
+
+
+def _not_recorded(id: str, why: str) -> CancelResult:
+    error = Failure(type="damaged_record", message=why, retryable=False)
+    return CancelResult(id=id, outcome=Outcome.NOT_RECORDED, error=error)
 
 
 def _error(entry: Entry) -> Failure:

@@ -128,7 +128,7 @@ class Carrier:
             force_kill=target is not None and target.has("force_kill"),
         )
         # Those below it are carried out by whoever supervises them, as every recorded request is.
-        applied, _ = await self._core.request(entry, asked)
-        if not applied.entry.state.terminal:
-            await self._deliverer.deliver(applied.entry, self._core.store.now() + timedelta(seconds=10))
+        after = (await self._core.request(entry, asked)).first.entry
+        if not after.state.terminal:
+            await self._deliverer.deliver(after, self._core.store.now() + timedelta(seconds=10))
         return True

@@ -24,7 +24,7 @@ from agora.model.record import Entry, Failure, Lease
 from agora.model.spec import Spec
 from agora.provider import Installation
 from agora.state import CancelAsked, Fact
-from agora.store import Applied, Store
+from agora.store import Applied, Requested, Store
 
 #: A claim on sending lives so long without a sign of its holder (contract 3), in seconds.
 CLAIM_SECONDS = 15.0
@@ -65,13 +65,13 @@ class Core:
             await self.tell(applied.entry, applied.events)
         return applied
 
-    async def request(self, entry: Entry, asked: CancelAsked) -> tuple[Applied, list[Applied]]:
+    async def request(self, entry: Entry, asked: CancelAsked) -> Requested:
         """Record a stop of a dispatch and of those below it; see `Store.request`."""
         with anyio.CancelScope(shield=True):
-            applied, below = await self.store.request(entry.id, asked)
-            for one in (applied, *below):
+            requested = await self.store.request(entry.id, asked)
+            for one in (requested.first, *requested.below):
                 await self.tell(one.entry, one.events)
-        return applied, below
+        return requested
 
     async def tell(self, entry: Entry, events: Sequence[Event]) -> None:
         """Hand committed events to the extensions; their failures break nothing, and none is waited for long."""

@@ -26,6 +26,7 @@ from agora.model.cancel import CancelResult
 from agora.model.cause import Cause
 from agora.model.record import Entry, Lease
 from agora.model.spec import Spec
+from agora.state import Children
 from agora.store import Filter, Store
 
 
@@ -93,10 +94,16 @@ class Engine:
         self._identified.add(target.name)
 
     async def cancel(
-        self, id: str, cause: Cause, grace: int | None = None, force: bool = False, soft: int | None = None
+        self,
+        id: str,
+        cause: Cause,
+        grace: int | None = None,
+        force: bool = False,
+        soft: int | None = None,
+        children: Children | None = None,
     ) -> CancelResult:
         """Cancel; see `Canceller.cancel`."""
-        result = await self._canceller.cancel(id, cause, grace, force, soft)
+        result = await self._canceller.cancel(id, cause, grace, force, soft, children)
         await self.core.answered(result)
         return result
 

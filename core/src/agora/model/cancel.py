@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     ALREADY_LOST = "ALREADY_LOST"
     NOT_FOUND = "NOT_FOUND"
     FORBIDDEN = "FORBIDDEN"
+    NOT_RECORDED = "NOT_RECORDED"
 
 
 class CancelResult(Model):
@@ -34,7 +35,9 @@ class CancelResult(Model):
         degraded: what could not be done as asked and was replaced by the nearest possible thing.
         effective_grace: seconds of grace in force, where known.
         error: why it is not delivered yet.
-        children: what became of the dispatches that this one's cancel cancels, theirs included.
+        children: what became of the dispatches that this one's cancel cancels, theirs included; of those that had
+            ended the newest 20.
+        more_children: how many more below it had ended.
     """
 
     id: str
@@ -46,14 +49,18 @@ class CancelResult(Model):
     effective_grace: float | None = None
     error: Failure | None = None
     children: tuple["CancelResult", ...] = ()
+    more_children: int = 0
 
     @property
     def exit_code(self) -> int:
         """The CLI's exit code for this answer (contract 4)."""
         match self.outcome:
             case Outcome.CANCELLED | Outcome.STOPPING | Outcome.ALREADY_STOPPING | Outcome.ALREADY_CANCELLED:
-                undelivered = any(result.delivered is False for result in (self, *self.children))
-                return 7 if undelivered and self.outcome is not Outcome.CANCELLED else 0
+                below = [child.exit_code for child in self.children]
+                undelivered = self.delivered is False and self.outcome is not Outcome.CANCELLED
+                return 1 if 1 in below else 7 if undelivered or 7 in below else 0
+            case Outcome.NOT_RECORDED:
+                return 1
             case Outcome.NOT_FOUND:
                 return 4
             case Outcome.FORBIDDEN:

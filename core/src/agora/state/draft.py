@@ -9,6 +9,8 @@ from agora.model.events import EventType
 from agora.model.record import Entry, Lease, Note, Quiet, State
 
 MAX_NOTES = 50
+#: A worker may say any number of things too late or out of turn: of too many notes these go first.
+_LOOSE = ("late_worker_event", "refused_worker_event")
 
 #: Reasons of a live record that say why nobody can be asked; taken back when the target answers.
 AWAY_REASONS = frozenset({"unreachable", "permission_denied", "target_missing", "provider_error"})
@@ -85,9 +87,11 @@ class Draft:
         self.set(sequence=sequence)
 
     def note(self, kind: str, /, **data: Any) -> None:
-        """Add a note; the oldest go when there are too many."""
-        note = Note(type=kind, at=self.now, data=data)
-        self.set(notes=(*self.entry.notes, note)[-MAX_NOTES:])
+        """Add a note; the oldest go when there are too many, those of a worker first."""
+        notes = [*self.entry.notes, Note(type=kind, at=self.now, data=data)]
+        if len(notes) > MAX_NOTES:
+            del notes[next((number for number, note in enumerate(notes) if note.type in _LOOSE), 0)]
+        self.set(notes=tuple(notes))
 
     def done(self, answer: Any = None) -> Change:
         """Finish."""

@@ -109,6 +109,19 @@ class CreatorGone:
 
 
 @dataclass(frozen=True)
+class Children:
+    """How those below a dispatch are stopped with it, where that was said.
+
+    Parameters:
+        grace: seconds of grace at most; where its own is shorter, that; null for its own.
+        force: kill without grace.
+    """
+
+    grace: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class CancelAsked:
     """Somebody, or a policy, asks for a stop.
 
@@ -117,6 +130,8 @@ class CancelAsked:
         force_kill: the target can kill without grace.
         claim: of whoever sends the stop at once; where this is the first request, it begins the first attempt.
         soft: seconds for which a running worker is asked to end by itself, before the stop is sent; null for none.
+        most: seconds of grace at most, where this is the first request: its own, or else so long.
+        children: how those below are stopped; null for the same force and time to end by itself, with their own grace.
     """
 
     cause: Cause
@@ -126,6 +141,8 @@ class CancelAsked:
     force_kill: bool = True
     claim: Lease | None = None
     soft: int | None = None
+    most: int | None = None
+    children: Children | None = None
 
 
 @dataclass(frozen=True)

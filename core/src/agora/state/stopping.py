@@ -39,6 +39,7 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         _asked_again(draft, fact)
         return Outcome.ALREADY_STOPPING
     grace = entry.grace if fact.grace is None else fact.grace
+    grace = grace if fact.most is None else min(grace, fact.most)
     draft.set(cause=fact.cause, stop_grace=grace, force=fact.force, requested_stop_at=draft.now)
     cause = fact.cause.model_dump(mode="json")
     soft = {} if fact.soft is None else {"soft": fact.soft}
@@ -62,10 +63,13 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
 
 
 def below(asked: facts.CancelAsked, parent: str) -> facts.CancelAsked:
-    """Turn a request into that of a dispatch below the one that was cancelled, which keeps its own grace."""
+    """Turn a request into that of a dispatch below the one that was cancelled, which keeps its own grace at most."""
     words = f"{parent} was stopped" + (f": {asked.cause.reason}" if asked.cause.reason else "")
     values = {"policy": "parent_cancelled", "reason": words[:MAX_REASON]}
-    return facts.CancelAsked(asked.cause.model_copy(update=values), None, asked.force, soft=asked.soft)
+    cause = asked.cause.model_copy(update=values)
+    if (children := asked.children) is not None:
+        return facts.CancelAsked(cause, None, children.force, most=children.grace or None)
+    return facts.CancelAsked(cause, None, asked.force, soft=asked.soft)
 
 
 def _ask(draft: Draft, seconds: int) -> None:

@@ -51,8 +51,14 @@ WHERE live = 1
 ORDER BY +requested_at DESC, id DESC
 LIMIT :most;
 
--- name: live_children(parent)
-SELECT id FROM dispatches WHERE parent = :parent AND live = 1 ORDER BY id;
+-- name: tree_below(id)
+-- Parents before their children; UNION ends where an id that was used again has made a ring.
+WITH RECURSIVE tree (id, state, live) AS (
+    SELECT id, state, live FROM dispatches WHERE parent = :id
+    UNION
+    SELECT child.id, child.state, child.live FROM tree CROSS JOIN dispatches AS child ON child.parent = tree.id
+)
+SELECT id, state, live FROM tree;
 
 -- name: insert_decision(id, decided_at, body)!
 INSERT INTO decisions (id, decided_at, body) VALUES (:id, :decided_at, :body) ON CONFLICT (id) DO NOTHING;

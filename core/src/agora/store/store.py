@@ -8,19 +8,19 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agora.errors import AmbiguousId, DamagedRecord, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
-from agora.model.cancel import Outcome
+from agora.errors import AmbiguousId, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
 from agora.model.events import Event, EventType
 from agora.model.record import Entry, State
+from agora.store import below, rows
 from agora.store import home as state_directory
-from agora.store import rows
+from agora.store.applied import Applied, Transaction
+from agora.store.below import Requested
 from agora.store.pulse import Pulse
 from agora.store.rows import Filter
 from agora.store.schema import migrate
@@ -34,26 +34,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What a fact did to the stored row.
-
-    Parameters:
-        entry: as stored now.
-        events: as written.
-        answer: what the state machine tells the one who brought the fact.
-    """
-
-    entry: Entry
-    events: tuple[Event, ...]
-    answer: Any
-
-    @property
-    def changed(self) -> bool:
-        """Whether the fact ended or changed what others may see."""
-        return bool(self.events)
 
 
 class Store:
@@ -132,67 +112,14 @@ class Store:
         Raises:
             DispatchNotFound: there is no such dispatch.
         """
-        return await self._write(lambda connection: self._applied(connection, id, facts), durable=durable)
+        return await self._write(lambda connection: self._begun(connection).apply(id, facts), durable=durable)
 
-    def _applied(self, connection: sqlite3.Connection, id: str, facts: Sequence[Fact]) -> Applied:
-        # Here and below: a command that only reads does without the state machine.
-        from agora.state import apply
+    async def request(self, id: str, asked: CancelAsked) -> Requested:
+        """Record a stop and, in the same transaction, that of all below it; see `below.request`."""
+        return await self._write(lambda connection: below.request(self._begun(connection), id, asked), durable=True)
 
-        entry = rows.read(connection, id)
-        if entry is None:
-            raise DispatchNotFound(f"there is no dispatch {id}")
-        now = self.now()
-        before = entry
-        events: list[Event] = []
-        answer: Any = None
-        for fact in facts:
-            change = apply(entry, fact, now)
-            entry, answer = change.entry, change.answer
-            events += rows.write_events(connection, self.installation, change)
-        if entry is not before:
-            entry = entry.model_copy(update={"version": before.version + 1})
-            if not rows.update(connection, entry, before.version):
-                raise StoreError(f"dispatch {id} was changed at the same time; try again")
-        return Applied(entry, tuple(events), answer)
-
-    async def request(self, id: str, asked: CancelAsked) -> tuple[Applied, list[Applied]]:
-        """Record a stop and, in the same transaction, that of every live dispatch below this one.
-
-        Parameters:
-            id: the dispatch.
-            asked: the request; those below get it in the name of the policy `parent_cancelled`.
-        Returns:
-            what it did to the dispatch, and to those below it that nobody had asked to stop.
-        Raises:
-            DispatchNotFound: there is no such dispatch.
-        """
-
-        from agora.state import below
-
-        def job(connection: sqlite3.Connection) -> tuple[Applied, list[Applied]]:
-            # Those below are sent theirs first, which nobody is to do with a claim in hand.
-            children = any(rows.queries().live_children(connection, parent=id))
-            first = self._applied(connection, id, (replace(asked, claim=None) if children else asked,))
-            inherited = below(asked, id)
-            done: dict[str, Applied | None] = {id: first}
-            waiting = [id] if first.answer in (Outcome.STOPPING, Outcome.CANCELLED) else []
-            while waiting:
-                for (child,) in rows.queries().live_children(connection, parent=waiting.pop()):
-                    if child not in done:
-                        done[child] = self._inherited(connection, child, inherited)
-                        waiting.append(child)
-            return first, [applied for child, applied in done.items() if applied is not None and child != id]
-
-        return await self._write(job, durable=True)
-
-    def _inherited(self, connection: sqlite3.Connection, child: str, asked: CancelAsked) -> Applied | None:
-        try:
-            applied = self._applied(connection, child, (asked,))
-        except DamagedRecord as error:
-            # One that cannot be read keeps nobody from stopping the others.
-            logger.error("%s; its stop is not recorded", error)
-            return None
-        return applied if applied.answer in (Outcome.STOPPING, Outcome.CANCELLED) else None
+    def _begun(self, connection: sqlite3.Connection) -> Transaction:
+        return Transaction(connection, self.installation, self.now())
 
     async def decision(self, id: str) -> dict[str, Any] | None:
         """Return what was decided under an id, or null."""
