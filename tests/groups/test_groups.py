@@ -160,8 +160,8 @@ async def test_cancelling_who_waits_for_a_group_cancels_what_it_dispatched(clien
 OWNER = """
 import sys, anyio
 from agora import AgoraClient
-from agora.client import members, sending
-members.OWNER_SECONDS = sending.OWNER_SECONDS = 6.0
+from agora.client import claims, sending
+claims.OWNER_SECONDS = sending.OWNER_SECONDS = 6.0
 async def main():
     async with AgoraClient() as agora:
         await agora.race([{"command": ["sleep", "600"], "grace": 2}] * 2, key="crash")

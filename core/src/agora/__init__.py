@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 # Not from typing: its import takes as long as the start of the interpreter.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from agora.client import AgoraClient, BlockingClient, DispatchHandle, Joined, Raced, Settled
+    from agora.client import AgoraClient, BlockingClient, DispatchHandle, Joined, Raced, Run, Settled
     from agora.errors import (
         AgoraError,
         DispatchCancelled,
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from agora.model.cause import Cause, Via
     from agora.model.events import Event, EventType
     from agora.model.record import Record, State
+    from agora.model.run import RunOutcome, RunSummary
     from agora.model.spec import Resources, Spec
 
 _HOMES = {
-    "agora.client": ("AgoraClient", "BlockingClient", "DispatchHandle", "Joined", "Raced", "Settled"),
+    "agora.client": ("AgoraClient", "BlockingClient", "DispatchHandle", "Joined", "Raced", "Run", "Settled"),
     "agora.errors": (
         "AgoraError",
         "DispatchCancelled",
@@ -44,6 +45,7 @@ _HOMES = {
     "agora.model.cause": ("Cause", "Via"),
     "agora.model.events": ("Event", "EventType"),
     "agora.model.record": ("Record", "State"),
+    "agora.model.run": ("RunOutcome", "RunSummary"),
     "agora.model.spec": ("Resources", "Spec"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -70,6 +72,9 @@ __all__ = [
     "Raced",
     "Record",
     "Resources",
+    "Run",
+    "RunOutcome",
+    "RunSummary",
     "Settled",
     "Spec",
     "State",

@@ -110,10 +110,34 @@ class DispatchEnded(AgoraError):
         self.record = record
         super().__init__(self._describe())
 
+    def __reduce__(self) -> tuple[type[DispatchEnded], tuple[Record]]:
+        """Cross to other processes with the record."""
+        return type(self), (self.record,)
+
+    @property
+    def dispatch_id(self) -> str:
+        """The dispatch."""
+        return self.record.id
+
+    @property
+    def run(self) -> str | None:
+        """The run that it is in."""
+        return self.record.run
+
+    @property
+    def name(self) -> str | None:
+        """Its name in the run."""
+        return self.record.name
+
     @property
     def cause(self) -> Cause | None:
         """The cause of the stop, if somebody asked for one."""
         return self.record.cause
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended, in the words of whoever asked for it; else the reason of the record, which may be null."""
+        return (self.record.cause.reason if self.record.cause else None) or self.record.reason
 
     def _describe(self) -> str:
         words = [f"dispatch {self.record.id} {self.record.state.value}"]

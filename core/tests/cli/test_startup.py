@@ -52,7 +52,7 @@ def test_completing_an_id_imports_only_the_database_beside() -> None:
     assert loaded([], env) == "['sqlite3'] 0"
 
 
-@pytest.mark.parametrize("args", [["ps"], ["ps", "--all"], ["show", "d1"], ["events", "d1"]])
+@pytest.mark.parametrize("args", [["ps"], ["ps", "--all"], ["show", "d1"], ["events", "d1"], ["runs"]])
 def test_reading_what_is_over_imports_nothing_that_carries_something_out(
     store: Store, make_entry: Callable[..., Entry], args: list[str]
 ) -> None:

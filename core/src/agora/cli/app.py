@@ -15,6 +15,7 @@ COMMANDS = {
     "run": ("run", "Dispatch a workload, show its output and wait for its end."),
     "dispatch": ("dispatch", "Dispatch a workload and return at once."),
     "ps": ("look", "List dispatches: the live ones, or all of them."),
+    "runs": ("runs", "List runs, or show one: how it was left, and its dispatches."),
     "show": ("look", "Show one dispatch: how it stands, who stopped it and why."),
     "logs": ("follow", "Print the output of a workload."),
     "events": ("follow", "Print the events of a dispatch."),

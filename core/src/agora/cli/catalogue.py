@@ -13,7 +13,7 @@ from agora.cli.output import print_json, print_table, say, write
 if TYPE_CHECKING:
     from agora.client import AgoraClient
 
-SCHEMAS = ("event", "spec", "record", "cancel")
+SCHEMAS = ("event", "spec", "record", "cancel", "run")
 
 
 @click.command(cls=AgoraCommand)
@@ -65,9 +65,12 @@ def schema(name: str | None) -> int:
     from agora.model.cancel import CancelResult
     from agora.model.events import Event
     from agora.model.record import Record
+    from agora.model.run import RunSummary
     from agora.model.spec import Spec
 
-    models: dict[str, type[Model]] = {"event": Event, "spec": Spec, "record": Record, "cancel": CancelResult}
+    models: dict[str, type[Model]] = {
+        "event": Event, "spec": Spec, "record": Record, "cancel": CancelResult, "run": RunSummary,
+    }  # fmt: skip
     schemas = {
         key: model.model_json_schema(mode="validation" if model is Spec else "serialization")
         for key, model in models.items()

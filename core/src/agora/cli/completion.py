@@ -26,6 +26,11 @@ WHERE run = :run AND substr(name, 1, length(:begin)) = :begin
     AND state IN ('pending', 'submitted', 'running', 'stopping')
 ORDER BY name LIMIT :most
 """
+RUNS = """
+SELECT run, '' FROM (SELECT run FROM runs UNION SELECT run FROM dispatches WHERE run IS NOT NULL)
+WHERE substr(run, 1, length(:begin)) = :begin
+ORDER BY run LIMIT :most
+"""
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -67,6 +72,11 @@ def stored_ids(ctx: click.Context, incomplete: str, *, ended: bool = True) -> li
 def stored_names(ctx: click.Context, run: str, incomplete: str) -> list[CompletionItem]:
     """Return the names of a run's dispatches that have not ended and begin with what was typed."""
     return _found(ctx, NAMES, run=run, begin=incomplete)
+
+
+def stored_runs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return the names of runs that begin with what was typed."""
+    return _found(ctx, RUNS, begin=incomplete)
 
 
 def _found(ctx: click.Context, query: str, **values: str | bool) -> list[CompletionItem]:

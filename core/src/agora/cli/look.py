@@ -76,12 +76,17 @@ def ps(
             for record in records:
                 print_json(record)
         elif records:
-            print_table(("ID", "NAME", "STATE", "TARGET", "AGE", "CAUSE"), [_row(r) for r in records], colour=2)
+            print_records(records)
         else:
             say("no dispatches" if everything or states else "nothing is live (--all shows ended ones)")
         return 0
 
     return session.run(action)
+
+
+def print_records(records: Sequence[Record]) -> None:
+    """Write records as a table."""
+    print_table(("ID", "NAME", "STATE", "TARGET", "AGE", "CAUSE"), [_row(r) for r in records], colour=2)
 
 
 def _row(record: Record) -> tuple[str, ...]:

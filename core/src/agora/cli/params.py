@@ -126,10 +126,27 @@ class DispatchId(ParamType):
         return stored_ids(ctx, incomplete, ended=self.ended)
 
 
+class RunName(ParamType):
+    """The name of a run."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text; whether there is such a run, the store knows."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the names of the store's runs."""
+        from agora.cli.completion import stored_runs
+
+        return stored_runs(ctx, incomplete)
+
+
 SECONDS_TYPE = Seconds()
 AGE = Age()
 SINCE = Since()
 MEMORY = Memory()
 PAIR = Pair()
 DISPATCH_ID = DispatchId()
+RUN_NAME = RunName()
 UNENDED_ID = DispatchId(ended=False)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agora.client.client import AgoraClient
     from agora.client.combinators import Joined, Raced, Settled
     from agora.client.handle import DispatchHandle
+    from agora.client.run import Run
 
 _HOME_OF = {
     "AgoraClient": "client",
@@ -16,10 +17,11 @@ _HOME_OF = {
     "DispatchHandle": "handle",
     "Joined": "combinators",
     "Raced": "combinators",
+    "Run": "run",
     "Settled": "combinators",
 }
 
-__all__ = ["AgoraClient", "BlockingClient", "DispatchHandle", "Joined", "Raced", "Settled"]
+__all__ = ["AgoraClient", "BlockingClient", "DispatchHandle", "Joined", "Raced", "Run", "Settled"]
 
 
 def __getattr__(name: str) -> object:

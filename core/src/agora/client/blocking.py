@@ -22,9 +22,11 @@ from agora.model.cause import Cause, Via
 from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Record, State
+from agora.model.run import RunOutcome, RunSummary
 from agora.model.spec import Spec
 
 if TYPE_CHECKING:
+    from agora.client.blocking_run import BlockingRun
     from agora.client.targets import TargetStatus
     from agora.engine import Reaped, ReconcileReport
     from agora.plugins import ProviderStatus
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Records = list[Record]
+RunSummaries = list[RunSummary]
 Ids = list[str]
 
 
@@ -199,6 +202,12 @@ class BlockingClient:
         handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, parent=parent, **fields))
         return BlockingHandle(self, handle.record)
 
+    def run(self, name: str) -> BlockingRun:
+        """Make the scope of a run: `with client.run("nightly") as run`."""
+        from agora.client.blocking_run import BlockingRun
+
+        return BlockingRun(self._client.run(name), self._call, lambda handle: BlockingHandle(self, handle.record))
+
     def batch(self, key: str | None = None) -> BlockingBatch:
         """Begin a batch."""
 
@@ -285,6 +294,14 @@ class BlockingClient:
                 refresh=refresh,
             )
         )
+
+    def runs(self, *, run: str | None = None, limit: int | None = None) -> RunSummaries:
+        """List runs, the newest first."""
+        return self._call(partial(self._client.runs, run=run, limit=limit))
+
+    def run_outcome(self, run: str) -> RunOutcome | None:
+        """Return how a run was left."""
+        return self._call(partial(self._client.run_outcome, run))
 
     def resolve(self, text: str) -> str:
         """Find a dispatch id by the id, a unique prefix or a unique suffix."""

@@ -27,6 +27,7 @@ from agora.store import Store, default_home
 
 if TYPE_CHECKING:
     from agora.client.members import Members
+    from agora.client.run import Run
     from agora.client.targets import TargetStatus
     from agora.engine import Reaped, ReconcileReport
     from agora.plugins import ProviderStatus
@@ -148,11 +149,25 @@ class AgoraClient(Combinators):
         entry = await self._opened.dispatcher.dispatch(spec_of(spec, fields), target, id, parent)
         return DispatchHandle(self, entry.public())
 
+    def run(self, name: str) -> Run:
+        """Make the scope of a run: `async with client.run("nightly") as run`; see `Run`.
+
+        Parameters:
+            name: of the run; letters, digits and inner dots, dashes and underscores, at most 63 characters.
+        Raises:
+            InvalidRequest: it cannot be the name of a run.
+        """
+        from agora.client.run import Run
+
+        return Run(self, name, self._leaving("its run was left"), opened=lambda: self._opened, group=self._members)
+
     def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
         from agora.client.members import Members
 
-        leaving = self._cause("its group was left").model_copy(update={"policy": "owner_gone"})
-        return Members(self, self._opened, wanted, owned, leaving)
+        return Members(self, self._opened, wanted, owned, self._leaving("its group was left"))
+
+    def _leaving(self, reason: str) -> Cause:
+        return self._cause(reason).model_copy(update={"policy": "owner_gone"})
 
     async def cancel(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -12,20 +11,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from agora.client.asking import Wanted
+from agora.client.claims import Claims
 from agora.client.opened import Opened
-from agora.client.sending import OWNER_SECONDS
 from agora.errors import AgoraError
 from agora.model.cause import Cause
 from agora.model.record import Record
-from agora.state import OwnerKept
 
 if TYPE_CHECKING:
     from agora.client.client import AgoraClient
 
-logger = logging.getLogger(__name__)
-
-#: Leaving takes so long at most; a cancel comes back within 10 (contract 4), in seconds.
-LEAVE_SECONDS = 12.0
 #: The proof of a member's death is waited for so long after its end, in seconds; after that it is told as it is.
 PROOF_SECONDS = 30.0
 
@@ -52,13 +46,11 @@ class Members:
         self._client = client
         self._store = parts.store
         self._supervision = parts.supervision
-        self._dispatcher = parts.dispatcher
+        self._claims = Claims(client, parts, leaving)
         self._tasks = parts.tasks
         self._wanted = wanted
         self._owned = owned
-        self._leaving = leaving
         self._ids: dict[int, str] = {}
-        self._mine: set[str] = set()
         self._ended: set[str] = set()
         self._scope = anyio.CancelScope()
         self._send, self._receive = anyio.create_memory_object_stream[Record | Exception](len(wanted) + 1)
@@ -100,31 +92,19 @@ class Members:
 
     async def _begin(self, number: int, one: Wanted) -> None:
         if one.spec is not None:
-            entry = await self._dispatcher.dispatch(one.spec, one.target, one.id, one.parent, owned=self._mine)
+            entry = await self._claims.dispatch(one.spec, one.target, one.id, one.parent)
         else:
             entry = await self._store.read(str(one.id))
+            if self._owned:
+                await self._claims.hold(entry.id)
         self._ids[number] = entry.id
-        if one.spec is not None or self._owned:
-            self._mine.add(entry.id)
-            await self._store.apply(entry.id, OwnerKept(self._dispatcher.ownership()))
 
     async def _leave(self, *, cancel: bool = True) -> None:
         self._scope.cancel()
         self._send.close()
         self._receive.close()
-        if not cancel:
-            return
-        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
-            async with anyio.create_task_group() as tasks:
-                for id in self._mine - self._ended:
-                    tasks.start_soon(self._cancel_one, id)
-
-    async def _cancel_one(self, id: str) -> None:
-        try:
-            await self._client.cancel(id, cause=self._leaving)
-        except AgoraError as error:
-            # The claim runs out, then the background supervisor does it.
-            logger.warning("dispatch %s: the cancel of its group could not be recorded: %s", id, error)
+        if cancel:
+            await self._claims.cancel()
 
     async def _look_after(self) -> None:
         """Tell every end once, and keep the claim on ours up, until the group is left."""
@@ -133,17 +113,11 @@ class Members:
                 interest.enter_context(self._supervision.waiting_for(id))
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._keep)
+                    tasks.start_soon(self._claims.keep)
                     await self._tell_ends()
                     tasks.cancel_scope.cancel()
             except* AgoraError as failed:
                 self._tell(failed.exceptions[0])
-
-    async def _keep(self) -> None:
-        while True:
-            await anyio.sleep(OWNER_SECONDS / 3)
-            for id in self._mine - self._ended:
-                await self._store.apply(id, OwnerKept(self._dispatcher.ownership()))
 
     async def _tell_ends(self) -> None:
         known: dict[str, int] = {}
@@ -157,6 +131,7 @@ class Members:
                     known[id] = entry.version
                     if entry.state.terminal:
                         self._ended.add(id)
+                        self._claims.ended(id)
                         self._tell(entry.public())
                 self._supervision.ensure_foreground()
                 await ear.wait(1.0)
@@ -195,8 +170,8 @@ class Members:
 
     async def decision(self, key: str) -> dict[str, Any] | None:
         """Return what was decided under a key."""
-        return await self._store.decision(key)
+        return await self._store.decided.decision(key)
 
     async def decide(self, key: str, decision: dict[str, Any]) -> dict[str, Any]:
         """Write a decision down; return the one that stands."""
-        return await self._store.decide(key, decision)
+        return await self._store.decided.decide(key, decision)

@@ -20,9 +20,11 @@ from agora.errors import (
 from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, Record, State
+from agora.model.run import RunOutcome, RunSummary
 from agora.store import Filter
 
 Records = list[Record]
+RunSummaries = list[RunSummary]
 
 #: A read asks the target for so long, then shows what is stored (contract 7), in seconds.
 REFRESH_SECONDS = 2.0
@@ -79,12 +81,17 @@ class Reading(ABC):
         Raises:
             InvalidRequest: there is no such state, or a number is below 0.
         """
-        if limit is not None and limit < 0:
-            raise InvalidRequest(f"limit {limit} is below 0")
         store = self._opened.store
         before = None if older_than is None else store.now() - age_of(older_than)
         wanted = Filter(
-            None if states is None else states_of(states), live, run, name, target, dict(labels or {}), before, limit
+            None if states is None else states_of(states),
+            live,
+            run,
+            name,
+            target,
+            dict(labels or {}),
+            before,
+            _checked(limit),
         )
         entries = await store.listed(wanted)
         if refresh and any(entry.unsettled for entry in entries):
@@ -105,6 +112,25 @@ class Reading(ABC):
             entry.model_copy(update={"reachable": False}) if entry.id in away and entry.handle else entry
             for entry in shown
         ]
+
+    async def runs(self, *, run: str | None = None, limit: int | None = None) -> RunSummaries:
+        """List runs, the newest first: how each was left, and how its dispatches stand.
+
+        Parameters:
+            run: only the one of this name.
+            limit: at most so many.
+        Raises:
+            InvalidRequest: a number is below 0.
+        """
+        return await self._opened.store.decided.runs(run, _checked(limit))
+
+    async def run_outcome(self, run: str) -> RunOutcome | None:
+        """Return how a run was left; null where it is open, or there is none of that name.
+
+        Raises:
+            DamagedRecord: what is written cannot be read.
+        """
+        return await self._opened.store.decided.outcome(run)
 
     async def resolve(self, text: str) -> str:
         """Find a dispatch id by the id, a unique prefix or a unique suffix.
@@ -187,3 +213,9 @@ class Reading(ABC):
         if error := _RAISES.get(record.state):
             raise error(record)
         return record
+
+
+def _checked(limit: int | None) -> int | None:
+    if limit is not None and limit < 0:
+        raise InvalidRequest(f"limit {limit} is below 0")
+    return limit

@@ -127,7 +127,7 @@ class Reaper:
         return "stopped", reason
 
     async def prune(self, older_than: timedelta, *, dry_run: bool) -> list[str]:
-        """Remove ended records, and what the backend keeps of them.
+        """Remove ended records, what the backend keeps of them, and what was decided about them.
 
         Parameters:
             older_than: since the end.
@@ -135,8 +135,13 @@ class Reaper:
         Returns:
             ids of what was, or would be, removed; a record whose target cannot be asked stays.
         """
-        old = await self._core.store.ended_before(self._core.store.now() - older_than)
-        return [entry.id for entry in old if dry_run or await self._remove(entry)]
+        store = self._core.store
+        before = store.now() - older_than
+        old = await store.ended_before(before)
+        removed = [entry.id for entry in old if dry_run or await self._remove(entry)]
+        if not dry_run:
+            await store.decided.forget(before)
+        return removed
 
     async def _remove(self, entry: Entry) -> bool:
         if entry.handle is not None:

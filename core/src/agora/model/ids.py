@@ -1,5 +1,6 @@
 """Dispatch ids: time-sortable, lower-case DNS labels that every backend accepts as a name."""
 
+import hashlib
 import re
 
 from agora.errors import InvalidRequest
@@ -27,3 +28,16 @@ def check_dispatch_id(value: str) -> str:
             f"at most {MAX_ID_LENGTH} characters"
         )
     return value
+
+
+def member_id(run: str, name: str) -> str:
+    """Return the id that a dispatch of that name has in a run: the same one at any time, and no other one's.
+
+    `RUN-NAME` where that is an id and can be read in one way only; else what is left of it and a hash.
+    """
+    plain = f"{run}-{name}"
+    if "-" not in name and _ID.fullmatch(plain):
+        return plain
+    digest = hashlib.sha256(f"{run}/{name}".encode()).hexdigest()[:12]
+    begin = re.sub("[^a-z0-9]+", "-", plain.lower())[: MAX_ID_LENGTH - 1 - len(digest)]
+    return f"{begin.rstrip('-')}-{digest}"

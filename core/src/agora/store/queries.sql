@@ -67,7 +67,30 @@ INSERT INTO decisions (id, decided_at, body) VALUES (:id, :decided_at, :body) ON
 SELECT body FROM decisions WHERE id = :id;
 
 -- name: delete_decisions(before)!
-DELETE FROM decisions WHERE decided_at < :before;
+-- Ids of a group are its key, a dash and a number; a dot is what follows the dash.
+DELETE FROM decisions
+WHERE decided_at < :before
+  AND NOT EXISTS (
+    SELECT 1 FROM dispatches WHERE dispatches.id >= decisions.id || '-' AND dispatches.id < decisions.id || '.'
+  );
+
+-- name: insert_outcome(run, ended_at, body)!
+INSERT INTO runs (run, ended_at, body) VALUES (:run, :ended_at, :body) ON CONFLICT (run) DO NOTHING;
+
+-- name: read_outcome(run)$
+SELECT body FROM runs WHERE run = :run;
+
+-- name: list_outcomes(run)
+SELECT run, body FROM runs WHERE (CAST(:run AS TEXT) IS NULL OR run = :run);
+
+-- name: count_members(run)
+SELECT run, state, COUNT(*), MIN(requested_at) FROM dispatches
+WHERE run IS NOT NULL AND (CAST(:run AS TEXT) IS NULL OR run = :run)
+GROUP BY run, state;
+
+-- name: delete_outcomes(before)!
+DELETE FROM runs
+WHERE ended_at < :before AND NOT EXISTS (SELECT 1 FROM dispatches WHERE dispatches.run = runs.run);
 
 -- name: ended_before(before)
 SELECT id, body FROM dispatches WHERE live = 0 AND holds_secrets = 0 AND ended_at < :before ORDER BY ended_at;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from agora.store import below, rows
 from agora.store import home as state_directory
 from agora.store.applied import Applied, Transaction
 from agora.store.below import Requested
+from agora.store.decided import Decided, check_open
 from agora.store.pulse import Pulse
 from agora.store.rows import Filter
 from agora.store.schema import migrate
@@ -65,6 +65,7 @@ class Store:
             on_full=lambda: state_directory.release_reserve(home),
         )
         self._reader = StoreWorker(self._connect, writes=False)
+        self.decided = Decided(self._read, self._write, self.now)
 
     def close(self) -> None:
         """Finish what is queued and let go of the files."""
@@ -83,7 +84,7 @@ class Store:
             the stored entry, the events written, and whether it is new.
         Raises:
             DispatchConflict: the id, or the name in its run, is taken by another spec.
-            InvalidRequest: there is no such parent, or it is being stopped or over.
+            InvalidRequest: there is no such parent, or it is being stopped or over; or the run is over.
         """
 
         def job(connection: sqlite3.Connection) -> tuple[Entry, tuple[Event, ...], bool]:
@@ -94,6 +95,8 @@ class Store:
                 return stored, (), False
             if entry.run and entry.name and (taken := self._id_of_name(connection, entry.run, entry.name)):
                 raise DispatchConflict(f"run {entry.run!r} already has a dispatch named {entry.name!r}: {taken}")
+            if entry.run:
+                check_open(connection, entry.run)
             if entry.parent is not None:
                 _check_parent(rows.read(connection, entry.parent), entry.parent)
             change = _created(entry)
@@ -120,35 +123,6 @@ class Store:
 
     def _begun(self, connection: sqlite3.Connection) -> Transaction:
         return Transaction(connection, self.installation, self.now())
-
-    async def decision(self, id: str) -> dict[str, Any] | None:
-        """Return what was decided under an id, or null."""
-        body = await self._read(lambda connection: rows.queries().read_decision(connection, id=id))
-        return None if body is None else json.loads(body)
-
-    async def decide(self, id: str, decision: dict[str, Any]) -> dict[str, Any]:
-        """Write a decision down, unless one was; the first one stands for ever.
-
-        Returns:
-            the decision that stands.
-        """
-
-        def job(connection: sqlite3.Connection) -> str:
-            body = json.dumps(decision)
-            rows.queries().insert_decision(connection, id=id, decided_at=self.now().timestamp(), body=body)
-            stands: str = rows.queries().read_decision(connection, id=id)
-            return stands
-
-        stands: dict[str, Any] = json.loads(await self._write(job, durable=True))
-        return stands
-
-    async def forget_decisions(self, before: datetime) -> None:
-        """Remove decisions that were made earlier."""
-
-        def job(connection: sqlite3.Connection) -> None:
-            rows.queries().delete_decisions(connection, before=before.timestamp())
-
-        await self._write(job, durable=False)
 
     async def read(self, id: str) -> Entry:
         """Read one entry.
