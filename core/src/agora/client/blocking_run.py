@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from agora.client.handle import DispatchHandle
-from agora.client.run import Run
+from agora.client.run import How, Run
 from agora.model.cancel import CancelResult
-from agora.model.cause import Cause
 from agora.model.record import Record
 from agora.model.run import RunOutcome
 from agora.model.spec import Spec
@@ -81,29 +80,10 @@ class BlockingRun:
         """Wait for a member's success."""
         return self._call(partial(self._run.result, name, timeout=timeout))
 
-    def cancel(
-        self,
-        name: str,
-        *,
-        reason: str | None = None,
-        grace: int | None = None,
-        force: bool = False,
-        soft: int | None = None,
-        cause: Cause | None = None,
-    ) -> CancelResult:
+    def cancel(self, name: str, **how: Unpack[How]) -> CancelResult:
         """Cancel one member."""
-        work = partial(self._run.cancel, name, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
-        return self._call(work)
+        return self._call(partial(self._run.cancel, name, **how))
 
-    def cancel_all(
-        self,
-        *,
-        reason: str | None = None,
-        grace: int | None = None,
-        force: bool = False,
-        soft: int | None = None,
-        cause: Cause | None = None,
-    ) -> list[CancelResult]:
+    def cancel_all(self, **how: Unpack[How]) -> list[CancelResult]:
         """Cancel everything live of this run."""
-        work = partial(self._run.cancel_all, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
-        return self._call(work)
+        return self._call(partial(self._run.cancel_all, **how))

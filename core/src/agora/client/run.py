@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import anyio
 
@@ -30,6 +30,18 @@ logger = logging.getLogger(__name__)
 
 #: An exception is written down within this time, or the run stays open, in seconds.
 SEAL_SECONDS = 5.0
+
+
+class How(TypedDict, total=False):
+    """How to cancel: what `AgoraClient.cancel` takes beside the id."""
+
+    reason: str | None
+    grace: int | None
+    force: bool
+    soft: int | None
+    children_grace: int | None
+    children_force: bool
+    cause: Cause | None
 
 
 class Run:
@@ -175,33 +187,15 @@ class Run:
         """Wait for a member's success; see `AgoraClient.result`."""
         return await self._client.result(member_id(self.name, name), timeout=timeout)
 
-    async def cancel(
-        self,
-        name: str,
-        *,
-        reason: str | None = None,
-        grace: int | None = None,
-        force: bool = False,
-        soft: int | None = None,
-        cause: Cause | None = None,
-    ) -> CancelResult:
+    async def cancel(self, name: str, **how: Unpack[How]) -> CancelResult:
         """Cancel one member; see `AgoraClient.cancel`."""
-        id = member_id(self.name, name)
-        return await self._client.cancel(id, reason=reason, grace=grace, force=force, soft=soft, cause=cause)
+        return await self._client.cancel(member_id(self.name, name), **how)
 
-    async def cancel_all(
-        self,
-        *,
-        reason: str | None = None,
-        grace: int | None = None,
-        force: bool = False,
-        soft: int | None = None,
-        cause: Cause | None = None,
-    ) -> list[CancelResult]:
+    async def cancel_all(self, **how: Unpack[How]) -> list[CancelResult]:
         """Cancel everything live of this run, also what was dispatched into it from elsewhere.
 
         Parameters:
-            reason, grace, force, soft, cause: as `AgoraClient.cancel` takes them.
+            how: as `AgoraClient.cancel` takes them.
         Returns:
             what became of each.
         Raises:
@@ -212,9 +206,7 @@ class Run:
 
         async def cancel(id: str) -> None:
             try:
-                results[id] = await self._client.cancel(
-                    id, reason=reason, grace=grace, force=force, soft=soft, cause=cause
-                )
+                results[id] = await self._client.cancel(id, **how)
             except AgoraError as error:
                 failures.append(error)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agora.errors import AmbiguousId, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
 from agora.model.events import Event, EventType
