@@ -42,7 +42,7 @@ PROVIDER = ProviderInfo(
     # engine that was asked, so absence there does prove that nothing was started.
     limits=Limits(
         settle_time=0,
-        report_lag=1,
+        report_lag=2,
         concurrency=32,
         absence_proves_death=False,
         absence_proves_never_started=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 
 import requests
 from agora.errors import ProviderError
-from agora.model.observation import EndedBy, Handle, Observation, Phase
+from agora.model.observation import SECOND_COPY, EndedBy, Handle, Observation, Phase
 
 from agora_docker import marks, times
 from agora_docker.engine import Engine, EngineError
-from agora_docker.notes import Notes
+from agora_docker.notes import KeptEnd, Notes
 from agora_docker.story import Happened, Stories, Story
 from agora_docker.streams import Reader, frames, json_lines
+
+logger = logging.getLogger(__name__)
 
 ENDED = ("exited", "dead")
 #: Above so many handles one list answers for all; up to it, asking for each is as quick.
@@ -103,6 +106,8 @@ class Looker:
         if state["Status"] == "created":
             return Observation(phase=Phase.PENDING, native=native)
         if state["Running"] or state["Status"] not in (*ENDED, "removing"):
+            if (ended := times.parse(state.get("FinishedAt"))) is not None:
+                return self._run_again(inspected, ended)
             return Observation(phase=Phase.RUNNING, started_at=started, native={**native, "pid": state["Pid"]})
         if started is None:
             return Observation(
@@ -110,12 +115,43 @@ class Looker:
             )
         return self._ended(inspected, native)
 
+    def _run_again(self, inspected: Mapping[str, Any], ended: datetime) -> Observation:
+        """Note how the first run ended of a container that somebody has started again: its next end replaces that.
+
+        The engine keeps the time of an end while the container runs again.
+        """
+        container, known = inspected["Id"], inspected["Config"].get("Labels") or {}
+        id = known.get(marks.DISPATCH)
+        if self._notes and id and self._notes.sent_to(id) and self._notes.kept_end(id) is None:
+            story = self.stories.of(container)
+            if story.died is None:
+                story = self.story(container)
+            seen = Observation(phase=Phase.ENDED, ended_at=ended, native={"container": container})
+            if story.died is not None:
+                seen = _told(container, story, story.died, inspected["Config"].get("StopTimeout") or 10)
+            try:
+                self._notes.keep_end(id, KeptEnd(container=container, spec=known.get(marks.SPEC, ""), seen=seen))
+            except OSError as error:
+                logger.warning("dispatch %s: how its first run ended cannot be noted: %s", id, error)
+        words = f"container {container[:12]} was started again after its end, and is killed"
+        return Observation(phase=Phase.RUNNING, reason=SECOND_COPY, message=words, native={"container": container})
+
+    def _first_end(self, inspected: Mapping[str, Any]) -> Observation | None:
+        """Return how an ended container ended first, where it was seen to run again."""
+        id = (inspected["Config"].get("Labels") or {}).get(marks.DISPATCH)
+        kept = self._notes.kept_end(id) if self._notes and id else None
+        return kept.seen if kept is not None and kept.container == inspected["Id"] else None
+
     def _ended(self, inspected: Mapping[str, Any], native: dict[str, Any]) -> Observation:
+        if (first := self._first_end(inspected)) is not None:
+            return first
         state = inspected["State"]
         started, ended = times.parse(state["StartedAt"]), times.parse(state["FinishedAt"])
-        story = self.stories.of(inspected["Id"])
+        # Of a container that was started again in between, the last run alone.
+        begun = round((started.timestamp() - 0.001) * 1e9) if started else 0
+        story = self.stories.of(inspected["Id"]).since(begun)
         if started is not None and not (story.died and story.first("start")):
-            story = self._story_to_its_end(inspected["Id"], started.timestamp() - 1)
+            story = self._story_to_its_end(inspected["Id"], started.timestamp() - 1, begun)
         code = state["ExitCode"] if 0 <= state["ExitCode"] <= 255 else None
         forced, evidence = story.forced(code)
         ended_by = story.ended_by(code, inspected["Config"].get("StopTimeout") or 10)
@@ -180,7 +216,7 @@ class Looker:
             reader: what listened meanwhile.
             at: when the stop was sent, in nanoseconds by the engine's clock.
         """
-        story = self.heard(container, reader, _LATE)
+        story = self.heard(container, reader, _LATE).last
         died, started = story.died, self._started.get(container)
         if reader is not None and story.first("start") and died is not None and died.at >= at:
             oom = story.first("oom") is not None
@@ -191,10 +227,10 @@ class Looker:
         seen = Observation(phase=Phase.ABSENT) if found is None else self.seen(found)
         return seen if seen.phase is Phase.ENDED else None
 
-    def _story_to_its_end(self, container: str, since: float) -> Story:
+    def _story_to_its_end(self, container: str, since: float, begun: int) -> Story:
         """Ask for what has surely happened by now, which needs no waiting and nearly always holds the end."""
-        story = self.story(container, since, self._engine.facts().earliest())
-        return story if story.died else self.story(container, since)
+        story = self.story(container, since, self._engine.facts().earliest()).since(begun)
+        return story if story.died else self.story(container, since).since(begun)
 
     def _init_words(self, container: str) -> str | None:
         """Return what the init said instead of starting the command."""
@@ -257,7 +293,7 @@ def _up_to_the_end(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             return
 
 
-def _told(container: str, story: Story, died: Happened) -> Observation:
+def _told(container: str, story: Story, died: Happened, stop_timeout: float = 0) -> Observation:
     forced, evidence = story.forced(died.exit_code)
     return Observation(
         phase=Phase.ENDED,
@@ -266,7 +302,7 @@ def _told(container: str, story: Story, died: Happened) -> Observation:
         stop_reached=story.stop_reached,
         forced=forced,
         evidence=evidence,
-        ended_by=story.ended_by(died.exit_code, 0),
+        ended_by=story.ended_by(died.exit_code, stop_timeout),
         native={"container": container},
     )
 

@@ -16,6 +16,7 @@ from agora.provider import Installation
 
 from agora_docker import body, marks
 from agora_docker.config import DockerConfig
+from agora_docker.copies import Copies
 from agora_docker.endpoint import resolve
 from agora_docker.engine import Engine
 from agora_docker.logs import LogReader
@@ -50,10 +51,17 @@ class DockerProvider:
         self._starter = Starter(self._engine, self._looker, self._notes, config, installation.id)
         self._stopper = Stopper(self._engine, self._looker, self._notes, self._starter, installation.id)
         retention = None if config.retention == "never" else config.retention
+        self._copies = Copies(self._looker, self._stopper, self._notes)
         self._sweeper = Sweeper(self._engine, self._looker, self._notes, installation.id, retention)
         self._closed = False
         self._watch = Watch(
-            self._engine, self._looker, self._stopper, self._sweeper, installation.id, lambda: self._closed
+            self._engine,
+            self._looker,
+            self._stopper,
+            self._copies,
+            self._sweeper,
+            installation.id,
+            lambda: self._closed,
         )
 
     @hookimpl
@@ -93,7 +101,7 @@ class DockerProvider:
         here = [handle for handle in handles if handle.backend == backend]
         if not here:
             self._require_ours(handles)
-        seen = dict(zip((handle.id for handle in here), self._looker.observe(here), strict=True))
+        seen = dict(zip((handle.id for handle in here), self._copies.observe(here), strict=True))
         if any(one.phase is Phase.ABSENT for one in seen.values()):
             # Nothing is said to be absent before the engine has proven again which one it is.
             self._require_ours(here, fresh=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from agora.errors import ProviderError, Unreachable
-from agora.model.observation import Handle, Observation, Phase, ReceiptKind, StopReceipt
+from agora.model.observation import SECOND_COPY, Handle, Observation, Phase, ReceiptKind, StopReceipt
 
 from agora_docker import marks
 from agora_docker.engine import Engine, EngineError, NoAnswer
@@ -214,4 +214,6 @@ class Stopper:
         seen = self._looker.seen(found)
         if seen.phase is Phase.ENDED:
             return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
+        if seen.reason == SECOND_COPY:
+            return self.kill(handle)
         return self._never(handle, str(found["Id"])) if seen.phase is Phase.PENDING else None

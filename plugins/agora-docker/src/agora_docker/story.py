@@ -69,13 +69,21 @@ class Story:
 
     @property
     def died(self) -> Happened | None:
-        """Its end."""
+        """Its end; the first one, where somebody started it again."""
         return self.first("die")
 
+    def since(self, at: int) -> Story:
+        """Return what happened from a time on, in nanoseconds."""
+        return Story(event for event in self.events if event.at >= at)
+
+    @property
+    def last(self) -> Story:
+        """Its last run: somebody may have started the container again."""
+        return self.since(max((event.at for event in self.events if event.action == "start"), default=0))
+
     def signals(self, *numbers: int, since: int = 0) -> list[Happened]:
-        """Return the signals of these numbers that it got before its end."""
-        died = self.died
-        until = died.at if died else None
+        """Return the signals of these numbers that it got from a time on and before its next end."""
+        until = next((event.at for event in self.events if event.action == "die" and event.at >= since), None)
         return [
             event
             for event in self.events

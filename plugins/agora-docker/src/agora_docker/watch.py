@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from agora.errors import ProviderError, Unreachable
 from agora.hookspecs import WatchSink
-from agora.model.observation import Handle
+from agora.model.observation import SECOND_COPY, Handle
 
 from agora_docker import marks, times
+from agora_docker.copies import Copies
 from agora_docker.engine import Engine
-from agora_docker.looking import Looker
+from agora_docker.looking import Looker, handle_of
 from agora_docker.retention import Sweeper
 from agora_docker.stopping import Stopper
 from agora_docker.story import Happened
@@ -29,14 +31,17 @@ _AGAIN = 5.0
 _CONNECT = 10.0
 #: What ends a container, or removes one.
 _ENDS = frozenset({"die", "destroy"})
-_HEARD = ["start", "kill", "oom", "die", "stop", "destroy"]
+_HEARD = ["create", "start", "kill", "oom", "die", "stop", "destroy"]
+#: Seconds for which an end that somebody else's stop brought is not told: a restart is such an end and a start.
+_RESTART = 1.0
 
 
 class Watch:
-    """Tells of ends as they happen, ends what a restarted engine has forgotten to end, and removes what is old.
+    """Tells of ends as they happen, ends what a restarted engine has forgotten to end and what somebody has started
+    again, and removes what is old.
 
     Parameters:
-        engine, looker, stopper, sweeper: of the target.
+        engine, looker, stopper, copies, sweeper: of the target.
         installation: whose containers are watched.
         closed: whether the provider was closed.
     """
@@ -46,6 +51,7 @@ class Watch:
         engine: Engine,
         looker: Looker,
         stopper: Stopper,
+        copies: Copies,
         sweeper: Sweeper,
         installation: str,
         closed: Callable[[], bool],
@@ -53,6 +59,7 @@ class Watch:
         self._engine = engine
         self._looker = looker
         self._stopper = stopper
+        self._copies = copies
         self._sweeper = sweeper
         self._installation = installation
         self._closed = closed
@@ -65,21 +72,27 @@ class Watch:
         """
         facts = self._engine.facts(fresh=True)
         filters = {"type": ["container"], "label": [f"{marks.INSTALLATION}={self._installation}"], "event": _HEARD}
-        # From a little before, so that nothing falls between the list and the stream; what is heard twice is known.
-        params = {"since": times.query(facts.earliest() - 1), "filters": json.dumps(filters)}
+        # All that the engine remembers, so that nothing falls between the list and the stream, and that a container
+        # shows which was started again while nobody watched. What is heard twice is known.
+        params = {"since": times.query(0), "filters": json.dumps(filters)}
         with Reader(self._engine.stream("GET", "/events", params=params), json_lines) as reader:
             if not reader.begun(_CONNECT):
                 raise Unreachable("the engine did not begin to tell its events")
             sink.connected()
             # An engine that was restarted since has no timers any more; one that restarts later breaks the stream.
             pending = self._stopper.pending(sink.handles().values())
+            held: dict[str, float] = {}
+            live = facts.latest() * 1e9
             while not (reader.over or sink.closed or self._closed()):
                 event = reader.next(_TICK)
                 if event is not None:
-                    self._heard(sink, event)
-                elif pending and pending[0][0] <= self._engine.facts().earliest():
+                    self._heard(sink, event, held, live)
+                for id in [id for id, due in held.items() if due <= time.monotonic()]:
+                    del held[id]
+                    self._tell(sink, id, sink.handles().get(id))
+                if pending and pending[0][0] <= self._engine.facts().earliest():
                     self._end(sink, pending)
-                else:
+                elif event is None:
                     self._sweeper.step()
 
     def _end(self, sink: WatchSink, pending: list[tuple[float, Handle]]) -> None:
@@ -94,21 +107,46 @@ class Watch:
             pending.append((due + _AGAIN, handle))
             pending.sort(key=lambda pair: pair[0])
 
-    def _heard(self, sink: WatchSink, event: Mapping[str, Any]) -> None:
-        container = event["Actor"]["ID"]
-        self._looker.stories.add(container, Happened.parse(event))
-        if event["Action"] not in _ENDS:
-            return
-        id = event["Actor"]["Attributes"].get(marks.DISPATCH, "")
+    def _heard(self, sink: WatchSink, event: Mapping[str, Any], held: dict[str, float], live: float) -> None:
+        """Take in one event.
+
+        Parameters:
+            held: ends to be told later, by dispatch, with the time by this process's clock.
+            live: when the stream began, in nanoseconds by the engine's clock; what is older it only remembers.
+        """
+        container, said = event["Actor"]["ID"], event["Actor"]["Attributes"]
+        happened = Happened.parse(event)
+        self._looker.stories.add(container, happened)
+        id = said.get(marks.DISPATCH, "")
         handle = sink.handles().get(id)
-        if handle is None or handle.data.get("container") != container:
+        if handle is not None and handle.data.get("container") != container:
+            return
+        if happened.action == "start":
+            story = self._looker.stories.of(container)
+            first = story.died is None and (happened.at < live or story.first("create") is not None)
+            if first:
+                return
+            held.pop(id, None)
+            if handle is None and said.get("name") == marks.name_of(id, self._installation):
+                handle = handle_of(id, self._engine.facts().id, container)
+            self._tell(sink, id, handle)
+        elif handle is not None and happened.action in _ENDS:
+            if happened.action == "die" and happened.at >= live - _RESTART * 1e9 and self._copies.may_follow(handle):
+                held[id] = time.monotonic() + _RESTART
+            else:
+                self._tell(sink, id, handle)
+
+    def _tell(self, sink: WatchSink, id: str, handle: Handle | None) -> None:
+        """Look at one container and say what it is; of one that nobody looks after only that it runs again."""
+        if handle is None:
             return
         try:
             # Asked for by itself: a list may still show it as running while the event is told (moby writes the
             # copy that lists are made of after it).
-            (seen,) = self._looker.observe([handle])
+            (seen,) = self._copies.observe([handle])
         except ProviderError as error:
-            logger.info("%s has ended and could not be looked at: %s", id, error)
+            logger.info("%s could not be looked at: %s", id, error)
             sink.stale(id)
         else:
-            sink.push(id, seen)
+            if id in sink.handles() or seen.reason == SECOND_COPY:
+                sink.push(id, seen)
