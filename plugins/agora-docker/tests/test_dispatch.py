@@ -258,3 +258,19 @@ def test_nothing_of_a_dispatch_restarts(docker: Docker) -> None:
     found = docker.inspect(handle)
     assert found is not None
     assert (found["RestartCount"], found["State"]["Status"]) == (0, "exited")
+
+
+def test_a_container_that_somebody_renamed_is_found_by_its_marks(docker: Docker) -> None:
+    handle = docker.started(*STUBBORN)
+    docker.post(f"/containers/{handle.data['container']}/rename", name=f"another-{handle.id}")
+    for one in (docker.provider, docker.another()):
+        found = one.find(handle.id)
+        assert found is not None
+        assert found.data == handle.data
+    assert docker.start(*STUBBORN, id=handle.id).data == handle.data
+    with pytest.raises(DispatchConflict, match="another spec"):
+        docker.start("true", id=handle.id)
+    assert [found["Id"] for found in docker.containers()] == [handle.data["container"]], "it runs once"
+    (owned,) = docker.provider.list_owned(docker.installation)
+    docker.stop(owned.handle)
+    assert docker.end(handle).forced

@@ -81,6 +81,30 @@ class Looker:
         params = {"all": "1", "filters": json.dumps(filters)}
         return list(self._engine.request("GET", "/containers/json", params=params).json())
 
+    def owned(self, installation: str, id: str | None = None, **filters: Sequence[str]) -> list[dict[str, Any]]:
+        """List the containers of an installation.
+
+        Parameters:
+            id: the dispatch whose container is looked for; all by default.
+            filters: what else must hold, as for `listed`.
+        """
+        wanted = [f"{marks.INSTALLATION}={installation}", *([] if id is None else [f"{marks.DISPATCH}={id}"])]
+        listed = self.listed(label=wanted, **filters)
+        return [one for one in listed if marks.carries(one, installation) and not self._is_copy(one, installation)]
+
+    def _is_copy(self, summary: Mapping[str, Any], installation: str) -> bool:
+        """Whether a container has its marks from its image: one made of our container has them.
+
+        What has the name that goes with its marks is ours without a question; somebody may have given it another.
+        """
+        if marks.is_named(summary, installation):
+            return False
+        response = self._engine.request("GET", f"/images/{summary['ImageID']}/json", accept=(404,))
+        if response.status_code == 404:
+            return True  # not known, and so not touched
+        inherited = response.json()["Config"].get("Labels") or {}
+        return bool(inherited.get(marks.DISPATCH) == summary["Labels"][marks.DISPATCH])
+
     def story(self, container: str, since: float = 0, until: float | None = None) -> Story:
         """Return what happened to a container, as far as the engine or a watch remembers.
 

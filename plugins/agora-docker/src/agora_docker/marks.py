@@ -26,10 +26,12 @@ def is_marked(labels: Mapping[str, str] | None, id: str, installation: str) -> b
     return labels is not None and labels.get(DISPATCH) == id and labels.get(INSTALLATION) == installation
 
 
-def is_ours(summary: Mapping[str, Any], installation: str) -> bool:
-    """Whether a listed container is ours: its name too, since an image made of our container has its labels."""
+def carries(summary: Mapping[str, Any], installation: str) -> bool:
+    """Whether a listed container carries the marks of an installation."""
     known = summary.get("Labels") or {}
-    id = known.get(DISPATCH)
-    if not id or known.get(INSTALLATION) != installation:
-        return False
-    return f"/{name_of(id, installation)}" in (summary.get("Names") or ())
+    return bool(known.get(DISPATCH)) and known.get(INSTALLATION) == installation
+
+
+def is_named(summary: Mapping[str, Any], installation: str) -> bool:
+    """Whether a listed container that carries the marks of an installation has the name that goes with them."""
+    return f"/{name_of(summary['Labels'][DISPATCH], installation)}" in (summary.get("Names") or ())

@@ -115,10 +115,7 @@ class DockerProvider:
         sent_to = self._notes.sent_to(id)
         if sent_to not in (None, backend):
             raise Unreachable(f"{id} was sent to the engine {sent_to}, and {backend} answers", sent=False)
-        labels = [f"{marks.DISPATCH}={id}", f"{marks.INSTALLATION}={self._installation}"]
-        for found in self._looker.listed(label=labels):
-            if not marks.is_ours(found, self._installation):
-                continue
+        for found in self._looker.owned(self._installation, id):
             if found["State"] == "created" and self._starter.remove_unstarted(found["Id"]):
                 continue
             return handle_of(id, backend, found["Id"])
@@ -129,8 +126,7 @@ class DockerProvider:
     def list_owned(self, installation: str) -> Sequence[Owned]:
         """List the containers that carry the marks of an installation."""
         backend = self._engine.facts().id
-        listed = self._looker.listed(label=[f"{marks.INSTALLATION}={installation}"])
-        return [self._owned(one, backend, installation) for one in listed if marks.is_ours(one, installation)]
+        return [self._owned(one, backend, installation) for one in self._looker.owned(installation)]
 
     @hookimpl
     def watch(self, sink: WatchSink) -> None:
@@ -170,10 +166,8 @@ class DockerProvider:
     @hookimpl
     def remove_secrets(self, id: str) -> None:
         """Empty the files of secrets in the container of a dispatch, which stays after its end."""
-        labels = [f"{marks.DISPATCH}={id}", f"{marks.INSTALLATION}={self._installation}"]
-        for found in self._looker.listed(label=labels):
-            if marks.is_ours(found, self._installation):
-                self._starter.empty_secrets(found["Id"])
+        for found in self._looker.owned(self._installation, id):
+            self._starter.empty_secrets(found["Id"])
 
     @hookimpl
     def close(self) -> None:

@@ -60,12 +60,10 @@ class Sweeper:
     def _candidates(self, retention: float) -> list[tuple[str, str]]:
         """List what was made before the retention began: what ended before it is among that."""
         facts = self._engine.facts()
-        label = [f"{marks.INSTALLATION}={self._installation}"]
         return [
             (one["Labels"][marks.DISPATCH], one["Id"])
-            for one in self._looker.listed(label=label, status=ENDED)
-            if marks.is_ours(one, self._installation)
-            and one["Created"] <= facts.earliest() - retention
+            for one in self._looker.owned(self._installation, status=ENDED)
+            if one["Created"] <= facts.earliest() - retention
             and self._notes.sent_to(one["Labels"][marks.DISPATCH]) == facts.id
         ]
 

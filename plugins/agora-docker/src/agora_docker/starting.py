@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from agora.errors import DispatchConflict, ProviderError, SubmitRefused, Unreachable
 from agora.hookspecs import Check
@@ -61,9 +62,10 @@ class Starter:
         if before not in (None, backend):
             raise Unreachable(f"{id} was sent to the engine {before}, and now {backend} answers", sent=False)
         if (kept := self._notes.kept_end(id)) is not None:
-            if kept.spec != spec.digest():
-                raise DispatchConflict(f"{id} was dispatched with another spec")
+            self._check_digest(id, spec, {marks.SPEC: kept.spec})
             return handle_of(id, backend, kept.container)
+        if before is not None and (there := self._elsewhere(id, spec)) is not None:
+            return handle_of(id, backend, there)
         self._notes.send(id, backend)
         policy = DockerOptions.model_validate(spec.options).pull or self._config.pull
         if policy == "always":
@@ -135,13 +137,27 @@ class Starter:
         container = str(found["Id"])
         if not is_marked(found, id, self._installation):
             raise DispatchConflict(f"the name {found['Name'].lstrip('/')} is taken by a container that is not ours")
-        if found["Config"]["Labels"].get(marks.SPEC) != spec.digest():
-            raise DispatchConflict(f"{id} was dispatched with another spec")
+        self._check_digest(id, spec, found["Config"]["Labels"])
         if found["State"]["Status"] != "created":
             return container
         if time.monotonic() - others.setdefault(container, time.monotonic()) > _LEFT_BEHIND:
             self.remove_unstarted(container)
         return None
+
+    def _elsewhere(self, id: str, spec: Spec) -> str | None:
+        """Return the started container of a dispatch that was sent before, also one that was renamed since.
+
+        A new name makes room for a second container under the first one.
+        """
+        for found in self._looker.owned(self._installation, id):
+            if found["State"] != "created":
+                self._check_digest(id, spec, found["Labels"])
+                return str(found["Id"])
+        return None
+
+    def _check_digest(self, id: str, spec: Spec, labels: Mapping[str, str]) -> None:
+        if labels.get(marks.SPEC) != spec.digest():
+            raise DispatchConflict(f"{id} was dispatched with another spec")
 
     # --- start -------------------------------------------------------------------------------------------------
 

@@ -127,14 +127,21 @@ class Watch:
             if first:
                 return
             held.pop(id, None)
-            if handle is None and said.get("name") == marks.name_of(id, self._installation):
-                handle = handle_of(id, self._engine.facts().id, container)
-            self._tell(sink, id, handle)
+            self._tell(sink, id, handle or self._found(id, container))
         elif handle is not None and happened.action in _ENDS:
             if happened.action == "die" and happened.at >= live - _RESTART * 1e9 and self._copies.may_follow(handle):
                 held[id] = time.monotonic() + _RESTART
             else:
                 self._tell(sink, id, handle)
+
+    def _found(self, id: str, container: str) -> Handle | None:
+        """Return the handle of a container that nobody looks after, None where it is not ours."""
+        try:
+            if any(one["Id"] == container for one in self._looker.owned(self._installation, id)):
+                return handle_of(id, self._engine.facts().id, container)
+        except ProviderError as error:
+            logger.info("%s could not be looked for: %s", id, error)
+        return None
 
     def _tell(self, sink: WatchSink, id: str, handle: Handle | None) -> None:
         """Look at one container and say what it is; of one that nobody looks after only that it runs again."""
