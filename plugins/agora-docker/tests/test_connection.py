@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,8 @@ def test_a_context_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how:
     _context(tmp_path, "elsewhere", here)
     if how == "variable":
         monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
-    # The SDK looks for contexts beside a file of settings, so there has to be one.
-    settings = {"currentContext": "elsewhere"} if how == "current" else {}
-    (tmp_path / "docker-config" / "config.json").write_text(json.dumps(settings))
+    if how == "current":
+        (tmp_path / "docker-config" / "config.json").write_text(json.dumps({"currentContext": "elsewhere"}))
     config = DockerConfig(context="elsewhere") if how == "setting" else DockerConfig()
     assert resolve("t", config).url == here
 
@@ -71,9 +72,127 @@ def test_docker_host_comes_before_a_context(monkeypatch: pytest.MonkeyPatch, tmp
     assert resolve("t", DockerConfig()).url == "unix:///there.sock"
 
 
-def test_a_context_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
     with pytest.raises(ConfigError, match="no context 'missing'"):
         resolve("t", DockerConfig(context="missing"))
+    (tmp_path / "docker-config").mkdir()
+    (tmp_path / "docker-config" / "config.json").write_text('{"currentContext": "missing"}')
+    with pytest.raises(ConfigError, match="no context 'missing'"):
+        resolve("t", DockerConfig())
+
+
+@pytest.mark.parametrize(
+    ("meta", "files", "words"),
+    [
+        ("{", [], "names no engine"),
+        ({"Name": "odd"}, [], "names no engine"),
+        ({"Name": "odd", "Endpoints": {"kubernetes": {"Host": "x"}}}, [], "names no engine"),
+        (None, ["ca.pem", "cert.pem"], "only one of cert.pem and key.pem"),
+    ],
+)
+def test_a_context_that_is_broken_leads_nowhere_else(
+    tmp_path: Path, meta: object, files: list[str], words: str
+) -> None:
+    """Neither to the usual socket nor to its engine without TLS."""
+    _context(tmp_path, "odd", "tcp://192.0.2.1:2376")
+    key = sha256(b"odd").hexdigest()
+    if meta is not None:
+        path = tmp_path / "docker-config" / "contexts" / "meta" / key / "meta.json"
+        path.write_text(meta if isinstance(meta, str) else json.dumps(meta))
+    kept = tmp_path / "docker-config" / "contexts" / "tls" / key / "docker"
+    kept.mkdir(parents=True)
+    for name in files:
+        (kept / name).write_text("x")
+    with pytest.raises(ConfigError, match=words):
+        resolve("t", DockerConfig(context="odd"))
+
+
+def test_a_context_with_an_authority_alone_is_secured(tmp_path: Path) -> None:
+    _context(tmp_path, "half", "tcp://192.0.2.1:2376")
+    kept = tmp_path / "docker-config" / "contexts" / "tls" / sha256(b"half").hexdigest() / "docker"
+    kept.mkdir(parents=True)
+    (kept / "ca.pem").write_text("x")
+    endpoint = resolve("t", DockerConfig(context="half"))
+    assert endpoint.tls is not None
+    assert (endpoint.tls.ca_cert, endpoint.tls.verify) == (str(kept / "ca.pem"), True)
+
+
+def test_settings_of_docker_that_cannot_be_read_lead_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    (tmp_path / "docker-config").mkdir()
+    (tmp_path / "docker-config" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        resolve("t", DockerConfig())
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("unix://", "no socket"),
+        ("unix:///", "no socket"),
+        ("tcp://", "Invalid bind address"),
+        ("tcp://engine", "port"),
+        ("tcp://engine:port", "port"),
+        ("tcp://engine:99999", "Port out of range"),
+        ("ssh://", "no host"),
+        ("ssh://me@:22", "no host"),
+        ("ssh://me:s3cret@engine", "password"),
+        ("ftp://engine:1", "begins with ftp://"),
+        ("engine", "port"),
+    ],
+)
+def test_addresses_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, words: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", url)
+    for config in ({}, {"host": url}):
+        with pytest.raises(ConfigError, match=words) as caught:
+            provider(tmp_path, "test-odd", **config).identity()
+        assert ("there.host" if config else "DOCKER_HOST") in str(caught.value), "it says where the address came from"
+        assert "s3cret" not in str(caught.value)
+
+
+def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"t\.host: /no/ca\.pem, needed for TLS"):
+        resolve("t", DockerConfig(host="tcp://192.0.2.1:2376", tls_ca=Path("/no/ca.pem")))
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"DOCKER_HOST: .*ca\.pem, needed for TLS"):
+        resolve("t", DockerConfig())
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Answer as a proxy in between does."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Please log in</html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_what_answers_is_no_engine(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"tcp://127.0.0.1:{server.server_port}"
+        with closing(provider(tmp_path, "test-page", host=host)) as made:
+            with pytest.raises(Unreachable, match="does not answer as a Docker Engine") as caught:
+                made.identity()
+            assert caught.value.sent is False
+        server.shutdown()
+
+
+def test_ssh_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\necho 'Warning: something' >&2\necho 'Host key verification failed.' >&2\nexit 255\n")
+    ssh.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    words = r"ssh://engine\.example .*: Host key verification failed\.$"
+    made = provider(tmp_path, "test-key", host="ssh://engine.example")
+    with closing(made), pytest.raises(Unreachable, match=words):
+        made.identity()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +258,6 @@ def test_tls(tls_engine: tuple[PrivateEngine, Certificates], tmp_path: Path) -> 
     finally:
         docker.clean()
     _context(tmp_path, "secured", engine.url)
-    (tmp_path / "docker-config" / "config.json").write_text("{}")
     kept = tmp_path / "docker-config" / "contexts" / "tls" / sha256(b"secured").hexdigest() / "docker"
     kept.mkdir(parents=True)
     for path in (certificates.ca, certificates.cert, certificates.key):

@@ -27,6 +27,8 @@ API_VERSION = "1.41"
 #: Clients that are kept for the next call.
 _KEPT = 32
 _CONNECT_SECONDS = 5.0
+#: Characters of an answer that is no engine's in an error, at most.
+_WORDS = 500
 #: Exceptions below a failed request that say that no byte of it left.
 _NOT_SENT = (
     FileNotFoundError,
@@ -121,11 +123,14 @@ class Engine:
 
     def _asked(self) -> Facts:
         before = time.time()
-        info = self.request("GET", "/info").json()
+        response = self.request("GET", "/info")
         after = time.time()
-        shown = parse(info["SystemTime"])
-        clock = shown.timestamp() if shown else after
-        return Facts(info["ID"], info["ServerVersion"], info.get("LoggingDriver", ""), clock - after, clock - before)
+        with self._as_an_engine():
+            info = response.json()
+            shown = parse(info["SystemTime"])
+            clock = shown.timestamp() if shown else after
+            driver = info.get("LoggingDriver", "")
+            return Facts(info["ID"], info["ServerVersion"], driver, clock - after, clock - before)
 
     def request(
         self,
@@ -247,11 +252,21 @@ class Engine:
             client.close()
         if response.status_code >= 400:
             raise self._refused(response)
-        said = response.json()
-        newest, oldest = said["ApiVersion"], said.get("MinAPIVersion", API_VERSION)
-        if version_lt(newest, API_VERSION):
-            return str(newest)
-        return str(oldest) if version_lt(API_VERSION, oldest) else API_VERSION
+        with self._as_an_engine():
+            said = response.json()
+            newest, oldest = said["ApiVersion"], said.get("MinAPIVersion", API_VERSION)
+            if version_lt(newest, API_VERSION):
+                return str(newest)
+            return str(oldest) if version_lt(API_VERSION, oldest) else API_VERSION
+
+    @contextlib.contextmanager
+    def _as_an_engine(self) -> Iterator[None]:
+        """Take an answer that makes no sense for somebody else's: a proxy's, or another program's on that port."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            words = f"{self._endpoint.url} ({self._endpoint.source}) does not answer as a Docker Engine does"
+            raise Unreachable(words, sent=False) from error
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -301,7 +316,7 @@ class Engine:
         try:
             words = str(response.json()["message"])
         except (ValueError, KeyError, TypeError):
-            words = response.text.strip() or response.reason
+            words = response.text.strip()[:_WORDS] or response.reason
         if response.status_code in (401, 403):
             return PermissionDenied(f"{self._endpoint.url} ({self._endpoint.source}): {words}")
         return EngineError(response.status_code, words)
@@ -323,7 +338,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _words(chain: list[BaseException]) -> str:
     for one in chain:
         if isinstance(one, OSError) and one.strerror:
-            return one.strerror
+            return f"{one.filename}: {one.strerror}" if one.filename else one.strerror
     return str(chain[0])
 
 

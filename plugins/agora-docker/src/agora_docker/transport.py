@@ -7,11 +7,14 @@ here a socket pair has the ssh command at its other end, which makes it a socket
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import subprocess
-from typing import Any
+import tempfile
+from typing import IO, Any
 from urllib.parse import urlsplit
 
+import requests
 import urllib3.connection
 import urllib3.connectionpool
 from docker.transport.basehttpadapter import BaseHTTPAdapter
@@ -19,6 +22,8 @@ from docker.transport.basehttpadapter import BaseHTTPAdapter
 UNIX, SSH = "unix://", "ssh://"
 #: Seconds that ssh may take to connect.
 _CONNECT_SECONDS = 10
+#: Characters of what ssh says in an error, at most.
+_WORDS = 500
 
 
 def command(url: str) -> list[str]:
@@ -54,19 +59,26 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         super().__init__("localhost")
         self._words = words
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        #: The last line that ssh wrote about what went wrong, once the connection is closed.
+        self.said = ""
 
     def connect(self) -> None:
         """Start ssh with one end of a socket pair."""
+        # No pipe: nobody reads it while the connection lasts, and it could fill up.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as failed:
+            failed.callback(ours.close)
             # A session of its own, so that an interrupt at the terminal does not cut the connection.
             self._process = subprocess.Popen(
                 self._words,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 start_new_session=True,
             )
+            failed.pop_all()
         ours.settimeout(_seconds(self.timeout))
         self.sock = ours
 
@@ -78,6 +90,12 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(2)
+        errors, self._errors = self._errors, None
+        if errors is not None:
+            with errors:
+                errors.seek(0)
+                lines = errors.read().decode(errors="replace").split("\n")
+            self.said = next((line.strip() for line in reversed(lines) if line.strip()), "")[:_WORDS]
 
 
 def _seconds(timeout: object) -> float | None:
@@ -88,10 +106,12 @@ class _Pool(urllib3.connectionpool.HTTPConnectionPool):
     def __init__(self, url: str) -> None:
         super().__init__("localhost", maxsize=1)
         self._url = url
+        self.last: _SshConnection | None = None
 
     def _new_conn(self) -> Any:
         if self._url.startswith(SSH):
-            return _SshConnection(command(self._url))
+            self.last = _SshConnection(command(self._url))
+            return self.last
         return _UnixConnection("/" + self._url.removeprefix(UNIX).lstrip("/"))
 
 
@@ -114,6 +134,15 @@ class Adapter(BaseHTTPAdapter):
         """Return the path: there is no proxy on this way."""
         path: str = request.path_url
         return path
+
+    def send(self, request: Any, *arguments: Any, **settings: Any) -> Any:
+        """Send a request; where ssh fails its own words are the error."""
+        try:
+            return super().send(request, *arguments, **settings)
+        except requests.ConnectionError as error:
+            if self._pool.last is not None and (words := self._pool.last.said):
+                raise requests.ConnectionError(OSError(errno.ECONNRESET, words), request=request) from error
+            raise
 
     def close(self) -> None:
         """Close the connection."""
