@@ -200,11 +200,10 @@ class AgoraClient(Combinators):
             StoreError: the store cannot be reached.
         """
         children = children_of(children_grace, children_force)
-        result = await self._opened.engine.cancel(id, cause or self._cause(reason), grace, force, soft, children)
-        if result.state is not None:
-            entry = await self._opened.store.read(id)
-            if entry.unsettled:
-                await self._opened.supervision.ensure_background(entry)
+        why = cause or self._cause(reason)
+        result, after = await self._opened.engine.cancel(id, why, grace, force, soft, children)
+        if after is not None and after.unsettled:
+            await self._opened.supervision.ensure_background(after)
         return result
 
     async def reconcile(self) -> ReconcileReport:

@@ -50,7 +50,7 @@ class Canceller:
         force: bool,
         soft: int | None = None,
         children: Children | None = None,
-    ) -> CancelResult:
+    ) -> tuple[CancelResult, Entry | None]:
         """Record a request and make the first attempt; comes back within 10 s.
 
         Parameters:
@@ -60,6 +60,8 @@ class Canceller:
             force: kill without grace.
             soft: seconds for which its worker is asked to end by itself, before the stop is sent.
             children: how those below it are stopped; by default like it, each with its own grace.
+        Returns:
+            the answer, and the entry as it was stored then.
         Raises:
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
@@ -72,7 +74,7 @@ class Canceller:
         try:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
-            return CancelResult(id=id, outcome=Outcome.NOT_FOUND)
+            return CancelResult(id=id, outcome=Outcome.NOT_FOUND), None
         asked = replace(await self._asked(entry, cause, grace or None, force), soft=soft, children=children)
         requested = await self._core.request(entry, asked)
         below = [one for one in requested.below if one.answer in _ASKED]
@@ -85,7 +87,7 @@ class Canceller:
             nonlocal left
             if one.answer is Outcome.ALREADY_STOPPING and children is not None:
                 one = await self._hastened(one, cause, children)
-            results[one.entry.id] = await self._carried_out(one, until)
+            results[one.entry.id], _ = await self._carried_out(one, until)
             left -= 1
             if left == 0:
                 told.set()
@@ -97,8 +99,8 @@ class Canceller:
                 # First those below: the end of what started them may take them along, unasked.
                 with anyio.move_on_after(CHILDREN_FIRST):
                     await told.wait()
-            first = await self._carried_out(requested.first, until)
-        return first.model_copy(update={"children": tuple(results.values()), "more_children": requested.more})
+            first, after = await self._carried_out(requested.first, until)
+        return first.model_copy(update={"children": tuple(results.values()), "more_children": requested.more}), after
 
     async def _hastened(self, one: Applied, cause: Cause, children: Children) -> Applied:
         """Bring forward the kill of a child that was being stopped already, as far as its target can."""
@@ -107,7 +109,7 @@ class Canceller:
         asked = await self._asked(one.entry, cause, children.grace, force=False)
         return await self._core.apply(one.entry, asked, durable=True)
 
-    async def _carried_out(self, applied: Applied, until: datetime) -> CancelResult:
+    async def _carried_out(self, applied: Applied, until: datetime) -> tuple[CancelResult, Entry]:
         """Send a recorded request in what is left of the time, and say what became of it."""
         outcome: Outcome = applied.answer
         after = applied.entry
@@ -119,7 +121,7 @@ class Canceller:
             after = await self._sent(after, outcome, until)
         if scope.cancelled_caught:
             after = await self._core.store.read(after.id)
-        return _result(after, outcome)
+        return _result(after, outcome), after
 
     async def _asked(self, entry: Entry, cause: Cause, grace: int | None, force: bool) -> CancelAsked:
         """Put the request into a fact, by what the provider claims: its target is made only once this is recorded."""

@@ -101,11 +101,11 @@ class Engine:
         force: bool = False,
         soft: int | None = None,
         children: Children | None = None,
-    ) -> CancelResult:
+    ) -> tuple[CancelResult, Entry | None]:
         """Cancel; see `Canceller.cancel`."""
-        result = await self._canceller.cancel(id, cause, grace, force, soft, children)
+        result, after = await self._canceller.cancel(id, cause, grace, force, soft, children)
         await self.core.answered(result)
-        return result
+        return result, after
 
     async def refresh(self, entries: Sequence[Entry], seconds: float) -> set[str]:
         """Look at live dispatches for at most `seconds`.

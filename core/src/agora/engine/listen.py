@@ -242,13 +242,22 @@ class Listener:
     async def _read(
         self, entry: Entry, target: Target, follow: bool, since: datetime | None, tail: int | None
     ) -> AsyncGenerator[LogChunk, None]:
-        chunks: Iterator[LogChunk] = await target.call(
-            "logs", seconds=SILENT_SECONDS, handle=entry.handle, follow=follow, since=since, tail=tail
-        )
-        limiter = anyio.CapacityLimiter(1)
         at_once = 1 if follow else CHUNKS_AT_ONCE
+
+        def begin(chunks: Iterator[LogChunk]) -> tuple[Iterator[LogChunk], Sequence[LogChunk]]:
+            # Whoever follows may have to wait for the first one, which is no matter of asking for it.
+            return chunks, () if follow else tuple(islice(chunks, at_once))
+
+        chunks, read = await target.call(
+            "logs", seconds=SILENT_SECONDS, then=begin, handle=entry.handle, follow=follow, since=since, tail=tail
+        )
+        for chunk in read:
+            yield chunk
+        if not follow and len(read) < at_once:
+            return
+        limiter = anyio.CapacityLimiter(1)
         while True:
-            read: Sequence[LogChunk] = ()
+            read = ()
             with anyio.move_on_after(SILENT_SECONDS) as scope:
                 read = await anyio.to_thread.run_sync(
                     lambda: tuple(islice(chunks, at_once)), limiter=limiter, abandon_on_cancel=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -45,8 +45,12 @@ class Target:
         self.config = config
         self.info = info
         self.hooks = hooks
-        # Stops have places of their own: looks and submits that hang must not keep one from being sent.
-        self._looks, self._stops, self._submits = (anyio.CapacityLimiter(info.limits.concurrency) for _ in range(3))
+        # Stops have places of their own: what hangs of the rest must not keep one from being sent.
+        concurrency = info.limits.concurrency
+        self._looks = anyio.CapacityLimiter(concurrency)
+        self._submits = anyio.CapacityLimiter(concurrency)
+        self._places = {hook: anyio.CapacityLimiter(concurrency) for hook in ("stop", "logs")}
+        self._places["kill"] = self._places["stop"]
 
     @property
     def limits(self) -> Limits:
@@ -61,24 +65,28 @@ class Target:
         """Whether the provider has an optional hook."""
         return hook in self.hooks.hooks
 
-    async def call(self, hook: str, *, seconds: float | None, **arguments: Any) -> Any:
+    async def call(
+        self, hook: str, *, seconds: float | None, then: Callable[[Any], Any] | None = None, **arguments: Any
+    ) -> Any:
         """Call a hook in a worker thread.
 
         Parameters:
             hook: its name.
             seconds: how long it may take; no bound for a submit, whose claim is kept up meanwhile.
+            then: what to do with its answer in the same thread, and return instead.
         Raises:
             Unreachable: no answer in time.
             AgoraError: what the provider or an extension raised; anything else is wrapped in `ProviderError`.
         """
         logger.debug("target %s: %s%s", self.name, hook, _about(arguments))
-        limiter = self._stops if hook in ("stop", "kill") else self._submits if seconds is None else self._looks
+        limiter = self._places.get(hook, self._submits if seconds is None else self._looks)
         began = False
 
         def work() -> Any:
             nonlocal began
             began = True
-            return self.hooks.call(hook, **arguments)
+            answer = self.hooks.call(hook, **arguments)
+            return answer if then is None else then(answer)
 
         with anyio.move_on_after(seconds):
             try:
