@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agora_conformance.emulators.nomad.alloc import AllocHold, AllocRunner, group_of, take_up
 from agora_conformance.emulators.nomad.errors import Object
@@ -78,12 +78,8 @@ class Client:
             self._silence.cancel()
             self._silence = None
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        async def guarded() -> None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
-
-        task = self.host.spawn(guarded())
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.host.spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
