@@ -1,5 +1,6 @@
 """SIGTERM, from outside: what the program sees, what is told, and that it is told once."""
 
+import json
 import os
 import random
 import signal
@@ -141,6 +142,31 @@ def test_sigterm_before_the_block_begins_runs_nothing_of_it(program: Start) -> N
     assert len(one.told("dispatch.cancelled")) == 1
 
 
+def test_sigterm_at_the_last_step_of_entering_runs_nothing_of_the_block_either(program: Start) -> None:
+    one = program("""
+        import os, signal
+        from agora.worker import BlockingWorker
+        class Late(dict):
+            armed = False
+            def get(self, key):
+                value = super().get(key)
+                if self.armed:
+                    self.armed = False
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return value  # of before the signal
+        worker = BlockingWorker()
+        late, begin = Late(), worker._begin
+        worker._end = late
+        worker._begin = lambda: (begin(), setattr(late, "armed", True))
+        with worker:
+            print("never", flush=True)
+    """)
+    assert one.ends() == 143, one.errors()
+    assert one.output == ""
+    (event,) = one.told("dispatch.cancelled")
+    assert event["data"]["clean"] is True
+
+
 def cpu_ticks(pid: int) -> int:
     """Return what a process has used so far: utime of proc(5)."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
@@ -210,6 +236,63 @@ def test_an_error_of_the_clean_up_is_the_program_s_own(program: Start) -> None:
     assert one.ends() == 1
     assert "clean-up went wrong" in one.errors()
     assert len(one.told("dispatch.cancelled")) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [("pass", 143), ("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('no')", 1), ("raise ValueError", 1)],
+)
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_the_termination_message_has_the_exit_code_of_the_program(
+    program: Start, tmp_path: Path, end: str, code: int, kind: str
+) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    blocking = f"""
+        import sys, time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            try:
+                print("ready", flush=True)
+                time.sleep(60)
+            finally:
+                {end}
+    """
+    source = f"""
+        import asyncio, sys
+        from agora.worker import Worker
+        async def main():
+            async with Worker() as worker:
+                try:
+                    print("ready", flush=True)
+                    await asyncio.sleep(60)
+                finally:
+                    {end}
+        asyncio.run(main())
+    """
+    one = program(blocking if kind == "blocking" else source, AGORA_WORKER_TERMINATION=str(message))
+    one.says("ready")
+    one.tell()
+    assert one.ends() == code, one.errors()
+    assert json.loads(message.read_text()) == {"status": "cancelled", "exitCode": code, "clean": True}
+
+
+def test_a_cancel_before_the_start_is_in_the_termination_message_too(program: Start, tmp_path: Path) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    one = program(
+        """
+        import os, signal
+        from agora.worker import BlockingWorker, base
+        sinks = base.ways_out
+        base.ways_out = lambda around: (os.kill(os.getpid(), signal.SIGTERM), sinks(around))[1]
+        with BlockingWorker() as worker:
+            print("never")
+        """,
+        AGORA_WORKER_TERMINATION=str(message),
+    )
+    assert one.ends() == 143, one.errors()
+    assert json.loads(message.read_text()) == {"status": "cancelled", "exitCode": 143, "clean": True}
 
 
 def test_finishing_and_being_cancelled_race_and_one_is_told(program: Start) -> None:
@@ -288,7 +371,10 @@ def test_a_worker_is_entered_once_and_in_the_main_thread(program: Start) -> None
         thread.join()
         worker = BlockingWorker()
         with worker:
-            pass
+            try:
+                BlockingWorker().__enter__()
+            except WorkerError as error:
+                print(error, flush=True)
         try:
             worker.__enter__()
         except WorkerError as error:
@@ -296,7 +382,65 @@ def test_a_worker_is_entered_once_and_in_the_main_thread(program: Start) -> None
     """)
     assert one.ends() == 0, one.errors()
     assert "main thread" in one.output
+    assert "another worker is entered already" in one.output
     assert "entered once" in one.output
+
+
+def test_a_worker_that_cannot_begin_gives_sigterm_back(program: Start) -> None:
+    one = program(
+        """
+        import os, signal
+        from agora.worker import BlockingWorker
+        before = set(os.listdir("/proc/self/fd"))
+        mine = lambda *_: print("mine", flush=True)
+        signal.signal(signal.SIGTERM, mine)
+        try:
+            BlockingWorker().__enter__()
+        except ValueError as error:
+            print(error, flush=True)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.set_wakeup_fd(-1) == -1
+        assert set(os.listdir("/proc/self/fd")) == before
+        signal.raise_signal(signal.SIGTERM)
+        os.environ["AGORA_WORKER_URL"] = ""
+        with BlockingWorker() as worker:
+            worker.progress(1)
+        """,
+        AGORA_WORKER_URL="nowhere",
+    )
+    assert one.ends() == 0, one.errors()
+    assert "no address" in one.output
+    assert one.output.endswith("mine\n")
+    assert len(one.told("dispatch.progress")) == 1
+
+
+def test_leaving_that_is_cancelled_gives_sigterm_back(program: Start) -> None:
+    one = program("""
+        import asyncio, signal, threading
+        from agora.worker import Worker
+        begun, on = threading.Event(), threading.Event()
+        class Slow:
+            def release(self):
+                begun.set()
+                on.wait(30)
+        async def work():
+            async with Worker() as worker:
+                worker.use(Slow())
+        async def main():
+            before = signal.getsignal(signal.SIGTERM)
+            task = asyncio.create_task(work())
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                print("cancelled", signal.getsignal(signal.SIGTERM) is before, signal.set_wakeup_fd(-1), flush=True)
+            on.set()
+        asyncio.run(main())
+    """)
+    assert one.ends() == 0, one.errors()
+    assert one.output == "cancelled True -1\n"
 
 
 def test_a_worker_leaves_nothing_open(program: Start) -> None:

@@ -158,6 +158,14 @@ time.sleep(60)
     assert [event["data"]["clean"] for event in running.told[1]] == [False]
 
 
+def test_a_far_deadline_and_a_long_grace_are_kept_too(run: Run, eventually: Eventually) -> None:
+    running = run("import time; print('ready', flush=True); time.sleep(60)", "--timeout", "1e9", "--grace", "1e9")
+    eventually(says(running, "ready"))
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.process.wait(50) == 143
+    assert [event["data"]["clean"] for event in running.told[1]] == [True]
+
+
 def test_the_deadline_is_kept(run: Run) -> None:
     begun = time.monotonic()
     running = run("import time; time.sleep(60)", "--timeout", "0.5")
@@ -210,6 +218,30 @@ def test_a_command_that_cannot_be_started_says_why(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     done = agora_worker("exec", "--", str(tmp_path / "data"))
     assert (done.returncode, "Permission denied" in done.stderr) == (126, True)
+
+
+def test_signals_that_were_ignored_are_ignored_by_the_command() -> None:
+    probe = "import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGUSR1)])"
+    command = [*WORKER, "exec", "--", sys.executable, "-c", probe]
+    shell = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "[True, False]\n"
+
+
+def test_stdin_and_a_closed_stdout_are_the_command_s() -> None:
+    command = [*WORKER, "exec", "--", "sh", "-c", "cat; exec >&-; exit 9"]
+    done = subprocess.run(command, input="given", capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (9, "given", "")
+
+
+def test_a_wrong_address_for_events_is_said_and_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AGORA_WORKER_URL", "nowhere")
+    done = agora_worker("exec", "--", "touch", str(tmp_path / "started"))
+    assert (done.returncode, "AGORA_WORKER_URL is no address" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Marks come out of any output, however it is cut, and everything else stays as it was."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -47,6 +48,28 @@ def test_output_that_is_no_mark_is_not_held_back() -> None:
     assert sieve.feed(b"x\x1eagora:1:") == (b"x", [])
     assert sieve.feed(b"d2 {}\n") == (b"\x1eagora:1:d2 {}\n", [])
     assert sieve.feed(head("d1") + b"x" * LINE_BYTES) == (head("d1") + b"x" * LINE_BYTES, []), "no mark is so long"
+
+
+def test_a_line_longer_than_a_mark_is_output_however_it_is_cut() -> None:
+    line = head("d1") + b"x" * LINE_BYTES + b"\n"
+    assert Sieve("d1").feed(line) == (line, [])
+    sieve = Sieve("d1")
+    pieces = [sieve.feed(line[at : at + 1000])[0] for at in range(0, len(line), 1000)]
+    assert b"".join(pieces) + sieve.close() == line
+    longest = pack("d1", b"x" * (LINE_BYTES - len(head("d1")) - 1))
+    for whole in (longest, longest.replace(b"\n", b"\r\n")):
+        sieve = Sieve("d1")
+        assert sieve.feed(whole[:-1]) == (b"", [])
+        assert sieve.feed(whole[-1:]) == (b"", [longest[len(head("d1")) : -1]])
+
+
+def test_output_full_of_separators_takes_no_time_to_speak_of() -> None:
+    for data in (b"\x1e" * 500_000, head("d1") * 40_000):
+        begun = time.process_time()
+        sieve = Sieve("d1")
+        output, events = sieve.feed(data)
+        assert (output + sieve.close(), events) == (data, [])
+        assert time.process_time() - begun < 5, "it takes longer than in proportion to its length"
 
 
 def test_a_mark_in_mid_line_and_behind_a_terminal_leaves_the_line_whole() -> None:

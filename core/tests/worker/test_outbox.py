@@ -199,6 +199,98 @@ def test_the_next_best_way_takes_what_the_first_did_not() -> None:
     assert outbox.undelivered == ()
 
 
+def test_much_that_nobody_took_is_in_the_spool_though_the_pipe_is_full(
+    program: Start, tmp_path: Path, eventually: Eventually
+) -> None:
+    full = tmp_path / "full"
+    one = program(
+        f"""
+        import os, threading, time
+        from agora.worker import BlockingWorker
+        unread, written = os.pipe()
+        os.dup2(written, 1)
+        with BlockingWorker(progress_every=0) as worker:
+            os.set_blocking(1, False)
+            try:
+                while True:
+                    os.write(1, b"x" * 4096)
+            except BlockingIOError:
+                pass
+            number = 0
+            while len(worker.undelivered) < 100:
+                worker.progress(number := number + 1)
+                time.sleep(0.001)
+            open({str(full)!r}, "w").close()
+            time.sleep(60)
+        """,
+        AGORA_WORKER_GRACE="4",
+        AGORA_WORKER_URL="http://127.0.0.1:1/nobody",
+    )
+    eventually(full.exists)
+    one.tell()
+    assert one.process.wait(30) == 143
+    told = [json.loads(line)["type"] for line in (tmp_path / "agora-worker-d1.jsonl").read_text().splitlines()]
+    assert told.count("dispatch.progress") >= 100
+    assert told[-1] == "dispatch.cancelled"
+
+
+def test_an_address_that_http_refuses_costs_no_event_and_is_not_repeated(program: Start) -> None:
+    one = program(TELL, AGORA_WORKER_URL="http://user:s3cret@127.0.0.1:1/x")
+    assert one.ends() == 0
+    assert one.told("dispatch.progress")
+    assert one.errors() == ""
+    with pytest.raises(ValueError, match="AGORA_WORKER_URL") as wrong:
+        Http("http://user:s3cret@host/x", None).send(b"{}", 1)
+    assert "s3cret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "finished"])
+def test_where_no_thread_is_to_be_had_the_end_is_done_without(program: Start, tmp_path: Path, end: str) -> None:
+    one = program(
+        """
+        import os, threading, time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            def refused(self):
+                raise RuntimeError("can't start new thread")
+            threading.Thread.start = refused
+            worker.on_cancel(lambda: os.write(1, b"called back\\n"))
+            open(worker.workspace + "/file", "w").close()
+            worker.progress(1)
+            print("ready", flush=True)
+            if os.environ["END"] == "cancelled":
+                time.sleep(60)
+        """,
+        END=end,
+        AGORA_WORKER_GRACE="10",
+    )
+    one.says("ready")
+    if end == "cancelled":
+        one.tell()
+    assert one.ends() == (143 if end == "cancelled" else 0), one.errors()
+    assert ("called back" in one.output) is (end == "cancelled")
+    kinds = [event["type"] for event in one.events]
+    assert kinds == ["dispatch.progress", *(["dispatch.cancelled"] if end == "cancelled" else [])]
+    assert not list(tmp_path.glob("agora-workspace-*"))
+    assert one.errors() == ""
+
+
+def test_a_line_that_a_full_disk_took_a_part_of_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events"
+    file = File(str(path))
+    file.send(b'{"n":1}', 1)
+    write = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:4]))
+        with pytest.raises(BlockingIOError):
+            file.send(b'{"n":2}', 1)
+    file.send(b'{"n":3}', 1)
+    file.send(b'{"n":4}', 1)
+    assert path.read_text().splitlines() == ['{"n":1}', '{"n"', '{"n":3}', '{"n":4}']
+
+
 def test_a_spool_is_no_link_and_nobody_else_s(tmp_path: Path) -> None:
     victim, link = tmp_path / "victim", tmp_path / "link"
     victim.write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from agora.worker.base import EXIT_CODE, BaseWorker
 
@@ -39,7 +40,7 @@ class Worker(BaseWorker):
         self._task = asyncio.current_task()
         self._begin()
         if self.cancelled:
-            await self._leave()
+            await self._leave(None)
             raise SystemExit(EXIT_CODE)
         self._inside = True
         return self
@@ -48,18 +49,23 @@ class Worker(BaseWorker):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._inside = False
+        if os.getpid() != self._pid:
+            return  # a fork lets go of nothing: all that is its parent's
         if self._claim("finished"):
-            await asyncio.to_thread(self._finish, error)
-            self.forget()
+            try:
+                await asyncio.to_thread(self._finish, error)
+            finally:
+                self.forget()
             return
         if self._asked and self._task is not None:
             self._task.uncancel()
-        await self._leave()
-        if kind is None or issubclass(kind, asyncio.CancelledError):
+        cancelled = error is None or isinstance(error, asyncio.CancelledError)
+        await self._leave(None if cancelled else error)
+        if cancelled:
             raise SystemExit(EXIT_CODE) from None
 
-    async def _leave(self) -> None:
-        self._left.set()
+    async def _leave(self, error: BaseException | None) -> None:
+        self._leave_with(error)
         until = self._loop.time() + sum(self._budgets.values())
         while not self._over.is_set() and self._loop.time() < until:
             try:

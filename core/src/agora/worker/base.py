@@ -69,6 +69,7 @@ class BaseWorker(ABC):
         self._progress_every = progress_every
         self._heartbeat_every = heartbeat_every
         self._end: dict[str, str] = {}
+        self._code = EXIT_CODE
         self._pid = 0
         self._previous: Any = None
         self._inside = False
@@ -137,7 +138,13 @@ class BaseWorker(ABC):
 
     @property
     def workspace(self) -> str:
-        """A directory for this run alone, made at the first look; it is removed with all that is in it at the end."""
+        """A directory for this run alone, made at the first look; it is removed with all that is in it at the end.
+
+        Raises:
+            WorkerError: there is none yet, and the worker is not entered by this process, which would leave it behind.
+        """
+        if self._workspace is None and self._pid != os.getpid():
+            raise WorkerError("the workspace is made in the block of the worker, by the process that has entered it")
         if self._workspace is None:
             import tempfile
 
@@ -165,6 +172,8 @@ class BaseWorker(ABC):
             raise WorkerError("a worker is entered once; make another one")
         if threading.current_thread() is not threading.main_thread():
             raise WorkerError("a worker is entered in the main thread: Python lets no other handle signals")
+        if _ENTERED:
+            raise WorkerError("another worker is entered already, and one alone can tell the end")
         self._pid = os.getpid()
         self._pipe, self._pipe_write = os.pipe()
         os.set_blocking(self._pipe_write, False)
@@ -174,6 +183,16 @@ class BaseWorker(ABC):
         if found != -1:
             signal.set_wakeup_fd(found)
         _ENTERED.append(self)
+        try:
+            self._look_around()
+            threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
+        except BaseException:
+            self.forget()
+            os.close(self._pipe)  # there is no guard to do it
+            raise
+
+    def _look_around(self) -> None:
+        """Learn who it is, how long its grace is and where its events go."""
         around = Surroundings()
         self._grace = self._grace or around.grace
         self._budgets = {**stages.budgets(self._grace), **self._chosen}
@@ -185,7 +204,6 @@ class BaseWorker(ABC):
             heartbeats = min(HEARTBEAT_SECONDS, (around.heartbeat or float("inf")) / 3)
         every = {"dispatch.progress": self._progress_every, "dispatch.heartbeat": heartbeats}
         self._outbox = Outbox(around.dispatch_id or "", ways_out(around), every)
-        threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
 
     def _claim(self, end: str) -> bool:
         """Claim the end; one call of all is true, since setting a default is one step for the interpreter."""
@@ -206,19 +224,22 @@ class BaseWorker(ABC):
 
     def _guard(self) -> None:
         """Wait for SIGTERM, then end the program, stage by stage; in a thread of its own."""
-        while signal.SIGTERM not in self._listen():
-            if self._end.get("as") == "finished":
-                os.close(self._pipe)
-                return
-        self._claim("cancelled")
+        while (heard := self._listen()) and signal.SIGTERM not in heard:
+            pass
+        if heard:
+            self._claim("cancelled")
         if not self.cancelled:
+            # The handler writes until SIGTERM is given back.
+            while os.read(self._pipe, 64):
+                pass
+            os.close(self._pipe)
             return
         self._told.set()
         self._shorten()
-        self._stage("program", [*map(self._hooked, self._callbacks), self._left.wait])
+        self._stage("program", [*map(self._hooked, self._callbacks), self._await_leaving])
         clean = self.outcomes["program"] == "done"
         self._outbox.put("dispatch.cancelled", {"clean": clean, "grace": self._grace})
-        message = partial(termination.write, self._termination, EXIT_CODE, clean)
+        message = partial(termination.write, self._termination, self._code, clean)
         self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9), message])
         self._stage("channels", [self._hooked(channel.release) for channel in self._channels])
         self._stage("secrets", [self._secrets.remove])
@@ -229,11 +250,17 @@ class BaseWorker(ABC):
         self._over.set()
         # Not in a thread: from Python 3.12 on an interpreter that is ending starts none.
         time.sleep(self._budgets["exit"])
+        flush = threading.Thread(target=_flush, daemon=True)
         try:
-            stages.run([_flush], 0.1, "flush")
+            flush.start()
+            flush.join(0.1)
         except RuntimeError:
             pass  # it is ending, and hangs later than where it writes out what is left
-        os._exit(EXIT_CODE)
+        os._exit(self._code)
+
+    def _await_leaving(self) -> None:
+        if not self._left.wait(self._budgets["program"]):
+            raise TimeoutError
 
     def _listen(self) -> bytes:
         """Wait for signals, and meanwhile for somebody who asks it to end."""
@@ -279,6 +306,19 @@ class BaseWorker(ABC):
 
             shutil.rmtree(self._workspace)
 
+    def _leave_with(self, error: BaseException | None) -> None:
+        """Let the stages go on: the block is left.
+
+        Parameters:
+            error: with which; one of the program's own decides what it exits with, and null where it was cancelled.
+        """
+        if isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+            self._code = code & 0xFF if isinstance(code, int) else 1
+        elif error is not None:
+            self._code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        self._left.set()
+
     def _leave_cancelled(self) -> None:
         """Ignore SIGTERM for good: the end of the interpreter would give it back its default."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -318,9 +358,12 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     """Let a fork of the program be a program of its own."""
-    for worker in reversed(_ENTERED.copy()):
-        worker.forget()
-    _after_fork()
+    try:
+        for worker in reversed(_ENTERED.copy()):
+            worker.forget()
+            worker._outbox.forget()
+    finally:
+        _after_fork()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from agora.worker.base import EXIT_CODE, BaseWorker, Cancelled
 from agora.worker.interrupt import raise_in
 
@@ -43,26 +45,34 @@ class BlockingWorker(BaseWorker):
 
     def __enter__(self) -> Self:
         self._begin()
-        if self.cancelled:
-            self._leave()  # it came before the program had begun
-            raise SystemExit(EXIT_CODE)
-        self._inside = True
+        try:
+            self._inside = True
+            self.check()
+        except Cancelled:
+            self._inside = False
+            self._leave(None)  # it came before the program had begun
+            raise SystemExit(EXIT_CODE) from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._inside = False
+        if os.getpid() != self._pid:
+            return  # a fork lets go of nothing: all that is its parent's
         if self._claim("finished"):
-            self._finish(error)
-            self.forget()
+            try:
+                self._finish(error)
+            finally:
+                self.forget()
             return
-        self._leave()
-        if kind is None or issubclass(kind, Cancelled):
+        cancelled = error is None or isinstance(error, Cancelled)
+        self._leave(None if cancelled else error)
+        if cancelled:
             raise SystemExit(EXIT_CODE) from None
 
-    def _leave(self) -> None:
-        self._left.set()
+    def _leave(self, error: BaseException | None) -> None:
+        self._leave_with(error)
         self._over.wait(sum(self._budgets.values()))
         self._leave_cancelled()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from agora.worker.supervise import Supervisor
+from agora.worker.supervise import WRONG, Supervisor
 
 _USAGE = """\
 usage: agora-worker exec [--grace SECONDS] [--timeout SECONDS] -- COMMAND [ARGUMENT]...
@@ -16,7 +16,6 @@ exec         run a command that knows nothing of Agora, as its first process: pa
              ended it, 124 at the deadline, 126 or 127 where the command cannot be started.
 undelivered  print the events that nobody took, one a line; FILE by default where a worker of this dispatch left them.
 """
-_USAGE_ERROR = 2
 
 
 class _UsageError(Exception):
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise _UsageError("say what to do")
     except _UsageError as error:
         sys.stderr.write(f"agora-worker: {error}\n{_USAGE}")
-        return _USAGE_ERROR
+        return WRONG
 
 
 def _exec(arguments: list[str]) -> int:

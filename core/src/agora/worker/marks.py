@@ -54,32 +54,29 @@ class Sieve:
         if not self._held and _SEPARATOR not in data:
             return data, []
         data = self._held + data
-        self._held = b""
         output: list[bytes] = []
         events: list[bytes] = []
-        while data:
-            before, separator, _ = data.partition(_SEPARATOR)
-            output.append(before)
-            data = data[len(before) :]
-            if not separator:
-                break
-            if not data.startswith(self._head):
-                if self._head.startswith(data):
-                    self._held = data
-                    break
-                output.append(separator)
-                data = data[1:]
-                continue
-            line, end, rest = data.partition(b"\n")
-            if end:
-                events.append(line[len(self._head) :].rstrip(b"\r"))
-                data = rest
-            elif len(data) > LINE_BYTES:
-                output.append(separator)
-                data = data[1:]
+        told, until = 0, len(data)
+        at = data.find(_SEPARATOR)
+        while at >= 0:
+            if data.startswith(self._head, at):
+                # Looked for no further than a mark goes: what only begins as one may be any amount of output.
+                end = data.find(b"\n", at, at + LINE_BYTES + 1)
+                if end >= 0:
+                    output.append(data[told:at])
+                    events.append(data[at + len(self._head) : end].rstrip(b"\r"))
+                    told = end + 1
+                    at = data.find(_SEPARATOR, told)
+                    continue
+                half = len(data) - at <= LINE_BYTES
             else:
-                self._held = data
+                half = len(data) - at < len(self._head) and self._head.startswith(data[at:])
+            if half:
+                until = at
                 break
+            at = data.find(_SEPARATOR, at + 1)
+        output.append(data[told:until])
+        self._held = data[until:]
         return b"".join(output), events
 
     def close(self) -> bytes:

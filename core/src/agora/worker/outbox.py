@@ -61,8 +61,13 @@ class Outbox:
             if self._closed:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="agora-outbox", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="agora-outbox", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    pass  # none is to be had now: the next event tries again, and the end sends what waits
+                else:
+                    self._thread = thread
         self._inbox.put((type, dict(data)))
 
     @property
@@ -86,11 +91,13 @@ class Outbox:
         if self._thread is not None:
             self._thread.join(seconds * _FIRST_PART)
         self._drain_inbox()
-        for sink in self._sinks[1:] or self._sinks:
+        for sink in self._sinks if self._thread is None else self._sinks[1:] or self._sinks:
             for number, event in self._left():
                 try:
                     sink.send(event, max((until - time.monotonic()) / 2, 0.01))
-                except (OSError, ValueError):
+                except OSError:
+                    break  # nor will it take the next one, and the time is for the way after it
+                except ValueError:
                     continue
                 self._taken(number)
         # One that a thread is still at stays open: its number would soon stand for another file.
@@ -98,6 +105,11 @@ class Outbox:
             sink.close()
         if left := self._left():
             raise TimeoutError(f"{len(left)} events were taken by nobody")
+
+    def forget(self) -> None:
+        """Be closed, in a fork: the thread is not there, and nobody would let go of the lock if it had it."""
+        self._lock = threading.Lock()
+        self._closed = True
 
     def _left(self) -> list[tuple[int, bytes]]:
         with self._lock:

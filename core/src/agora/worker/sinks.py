@@ -29,6 +29,9 @@ if TYPE_CHECKING:
             """Let go of what is open."""
 
 
+_NO_ADDRESS = "AGORA_WORKER_URL is no address: http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
+
+
 class Marked:
     """Marked lines on a stream of this process, in one write each.
 
@@ -71,6 +74,7 @@ class File:
     def __init__(self, path: str, *, private: bool = False) -> None:
         self._path = path
         self._private = private
+        self._begin = b""
 
     def send(self, event: bytes, seconds: float) -> None:
         """Append a line."""
@@ -80,8 +84,11 @@ class File:
         try:
             if self._private and os.fstat(descriptor).st_uid != os.geteuid():
                 raise PermissionError(f"{self._path} is somebody else's")
-            line = event + b"\n"
-            if os.write(descriptor, line) != len(line):
+            line = self._begin + event + b"\n"
+            written = os.write(descriptor, line)
+            # What a full disk took a part of is a line of its own, not the beginning of the next one.
+            self._begin = b"\n" if written != len(line) else b""
+            if self._begin:
                 raise BlockingIOError(f"{self._path} took a part of the line")
         finally:
             os.close(descriptor)
@@ -103,7 +110,7 @@ class Http:
     def __init__(self, url: str, token: str | None) -> None:
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("http", "https") or not rest:
-            raise ValueError("AGORA_WORKER_URL is no address: http://HOST/PATH or https://HOST/PATH")
+            raise ValueError(_NO_ADDRESS)
         self._secure = scheme == "https"
         self._host, slash, path = rest.partition("/")
         self._path = slash + path or "/"
@@ -117,7 +124,11 @@ class Http:
         from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
         until = time.monotonic() + seconds
-        connection = (HTTPSConnection if self._secure else HTTPConnection)(self._host, timeout=seconds)
+        try:
+            connection = (HTTPSConnection if self._secure else HTTPConnection)(self._host, timeout=seconds)
+        except HTTPException:
+            # Not repeated: what stands before an @ is a password.
+            raise ValueError(_NO_ADDRESS) from None
         try:
             connection.request("POST", self._path, body=event, headers=self._headers)
             if connection.sock is not None:

@@ -68,7 +68,11 @@ class Run:
         self._outcome = "overran"
         self._work = work
         self._thread = threading.Thread(target=self._call, name=f"agora-{name}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # No thread is to be had (a limit of processes, say): done here, without a bound, rather than not at all.
+            self._call()
 
     def _call(self) -> None:
         try:
@@ -86,7 +90,8 @@ class Run:
         Returns:
             `done`, `overran`, or `failed: TYPE` with the type of the exception.
         """
-        self._thread.join(max(seconds, 0))
+        if self._thread.ident is not None:
+            self._thread.join(max(seconds, 0))
         return self._outcome
 
 

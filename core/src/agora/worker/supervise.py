@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 #: What a workload exits with that was ended at its deadline, as timeout(1) does.
 TIMED_OUT = 124
+#: What it exits with where it is told something wrong, as for a wrong command line.
+WRONG = 2
 #: The dispatch's own deadline is kept by whoever supervises it; this is its backstop (contract 6), in seconds.
 BACKSTOP_SECONDS = 60.0
 #: How long the last events may take after an end of the command's own, in seconds.
 FINISH_SECONDS = 5.0
+#: poll(2) counts milliseconds in an int: a longer wait is one of several, in seconds.
+_POLL_SECONDS = 3600.0
 #: Not passed on: what the kernel sends for faults of this very process, and what is of no use to anybody else.
 _OWN = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS,
@@ -63,13 +67,20 @@ class Supervisor:
         os.set_blocking(pipe, False)
         # Handlers, since the kernel keeps signals without one from the first process of a namespace.
         for number in signal.valid_signals() - _OWN | {signal.SIGCHLD}:
-            signal.signal(number, _nothing)
+            # What it was started to ignore (nohup(1)) is ignored by the command, too; these two it cannot do without.
+            if number in (signal.SIGTERM, signal.SIGCHLD) or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _nothing)
         signal.set_wakeup_fd(pipe_write, warn_on_full_buffer=False)
         around = Surroundings()
         self._termination = around.termination
         self._budgets = stages.budgets(self._grace or around.grace)
         self._secrets = Secrets(around.secrets)
-        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), {})
+        try:
+            self._outbox = Outbox(around.dispatch_id or "", ways_out(around), {})
+        except ValueError as error:
+            sys.stderr.write(f"agora-worker: {error}\n")
+            self._remove_secrets()
+            return WRONG
         if self._timeout is None and around.timeout is not None:
             self._timeout = around.timeout + BACKSTOP_SECONDS
         if signal.SIGTERM in _read(pipe):
@@ -105,7 +116,7 @@ class Supervisor:
                 children.tell([self._pid], signal.SIGTERM)
                 until = time.monotonic() + self._budgets["program"]
                 continue
-            poll.poll(None if left is None else left * 1000 + 1)
+            poll.poll(None if left is None else min(left, _POLL_SECONDS) * 1000 + 1)
             for number in _read(pipe):
                 if number == signal.SIGTERM and self._cause is None:
                     self._cause = {}
