@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import time
@@ -337,3 +338,16 @@ def test_a_stop_that_nobody_can_listen_to_is_sent_and_proven_all_the_same(
         receipt = docker.stop(handle, 20)
     assert receipt.observation is not None
     assert (receipt.observation.forced, receipt.observation.evidence) == (False, "proven")
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+def test_the_clock_of_the_engine_is_set_meanwhile(docker: Docker, seconds: float) -> None:
+    handle = docker.started(*STUBBORN)
+    engine = docker.provider._engine
+    before = engine.facts()
+    # What was known of its clock is wrong from now on, as after the sleep of its machine.
+    engine._facts = dataclasses.replace(before, least=before.least + seconds, most=before.most + seconds)
+    assert docker.stop(handle, 2).kind is ReceiptKind.SIGNALLED
+    assert docker.end(handle).evidence == "proven"
+    assert len(docker.story(handle).signals(TERM)) == 1
+    assert abs(engine.facts().most - before.most) < 60

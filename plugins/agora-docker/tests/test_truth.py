@@ -211,6 +211,8 @@ DIGEST = "sha256:" + "0" * 64
     [
         ({"image": None}, {}, "image"),
         ({"image": "busybox:1"}, {"require_digest": True}, "pinned"),
+        ({"image": f"busybox@{DIGEST}x"}, {"require_digest": True}, "pinned"),
+        ({"image": f"busybox@{DIGEST}\n"}, {"require_digest": True}, "pinned"),
         ({"cwd": "relative"}, {}, "absolute"),
         ({"resources": {"memory": 1000}}, {}, "6 MiB"),
         ({"secrets": {"A.B": "x"}}, {}, "A.B"),

@@ -23,7 +23,7 @@ ENVIRONMENT = ".environment"
 _EXPORT = f'. {SECRETS}/{ENVIRONMENT} && : >{SECRETS}/{ENVIRONMENT} && exec "$@"'
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 #: The engine refuses less, "Minimum memory limit allowed is 6MB".
 _MIN_MEMORY = 6 * 1024 * 1024
 #: Log drivers that write files which the engine can cap.

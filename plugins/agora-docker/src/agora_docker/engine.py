@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import queue
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
@@ -27,6 +30,10 @@ API_VERSION = "1.41"
 #: Clients that are kept for the next call.
 _KEPT = 32
 _CONNECT_SECONDS = 5.0
+#: Seconds by which the engine's clock may be off before it counts as set anew: what is asked of events is by it.
+_STEP = 2.0
+#: Seconds for which it is not asked again by itself who the engine is and what its clock shows.
+_TRUSTED = 600.0
 #: Characters of an answer that is no engine's in an error, at most.
 _WORDS = 500
 #: Exceptions below a failed request that say that no byte of it left.
@@ -65,6 +72,8 @@ class Facts:
         version: of the engine (`24.0.2`).
         log_driver: where the output of containers goes by default.
         least, most: seconds that its clock is ahead of ours, between these two.
+        until: when to ask again, by this process's clock: clocks drift.
+        dated: whether the date of an answer is by its clock, not by that of a proxy in between.
     """
 
     id: str
@@ -72,6 +81,8 @@ class Facts:
     log_driver: str
     least: float
     most: float
+    until: float = math.inf
+    dated: bool = False
 
     def earliest(self) -> float:
         """Return the earliest time in seconds that the engine's clock can show now."""
@@ -80,6 +91,10 @@ class Facts:
     def latest(self) -> float:
         """Return the latest."""
         return time.time() + self.most
+
+    def fit(self, shown: float, since: float) -> bool:
+        """Whether the engine's clock can have shown a time, in whole seconds, since a time by ours."""
+        return since + self.least - _STEP <= shown + 1 and shown <= self.latest() + _STEP
 
 
 class Engine:
@@ -115,7 +130,7 @@ class Engine:
             Unreachable: nobody answers.
         """
         known = self._facts
-        if known is not None and not fresh:
+        if known is not None and not fresh and time.monotonic() < known.until:
             return known
         facts = min((self._asked() for _ in range(1 if known else 2)), key=lambda facts: facts.most - facts.least)
         self._facts = facts
@@ -130,7 +145,10 @@ class Engine:
             shown = parse(info["SystemTime"])
             clock = shown.timestamp() if shown else after
             driver = info.get("LoggingDriver", "")
-            return Facts(info["ID"], info["ServerVersion"], driver, clock - after, clock - before)
+            until = time.monotonic() + _TRUSTED
+            facts = Facts(info["ID"], info["ServerVersion"], driver, clock - after, clock - before, until)
+        date = _date(response)
+        return dataclasses.replace(facts, dated=date is not None and facts.fit(date, before))
 
     def request(
         self,
@@ -283,8 +301,9 @@ class Engine:
         params, json, data, headers = content
         url = f"{client.base_url}{whole_path or f'/v{client.api_version}{path}'}"
         timeout = (min(_CONNECT_SECONDS, self._timeout), seconds)
+        since = time.time()
         try:
-            return client.request(
+            answer = client.request(
                 method,
                 url,
                 params=params,
@@ -301,6 +320,16 @@ class Engine:
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             self._facts = None
             raise self._failed(error) from error
+        self._look_at_clock(answer, since)
+        return answer
+
+    def _look_at_clock(self, answer: requests.Response, since: float) -> None:
+        """Ask again who answers once its clock was set, as that of a machine which slept is."""
+        known = self._facts
+        if known is not None and known.dated:
+            date = _date(answer)
+            if date is not None and not known.fit(date, since):
+                self._facts = None
 
     def _failed(self, error: BaseException) -> ProviderError:
         chain = list(_chain(error))
@@ -340,6 +369,14 @@ def _words(chain: list[BaseException]) -> str:
         if isinstance(one, OSError) and one.strerror:
             return f"{one.filename}: {one.strerror}" if one.filename else one.strerror
     return str(chain[0])
+
+
+def _date(answer: requests.Response) -> float | None:
+    """Return the time that an answer carries, in seconds since 1970."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except ValueError:
+        return None
 
 
 def _text(value: str | bytes) -> str:

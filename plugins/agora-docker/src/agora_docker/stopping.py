@@ -25,6 +25,8 @@ _SHOW = 7.0
 _PAUSE = 0.05
 #: After its grace and so many seconds more, a container that still runs has lost the engine's timer.
 _OVERDUE = 5.0
+#: A stop that seems to be so many seconds ahead was noted before the engine's clock was set: no event proves it.
+_CLOCK_SET = 2.0
 #: What stands for the grace where the engine has no timer: the supervisor brings the kill forward.
 NO_TIMER = 86_400.0
 
@@ -151,6 +153,8 @@ class Stopper:
             return None
         if before.accepted:
             return before
+        if age < -_CLOCK_SET:
+            return None
         story = self._looker.story(container, before.at / 1e9)
         return before if story.signals(TERM, since=before.at) else None
 
@@ -187,6 +191,8 @@ class Stopper:
         while True:
             # Looked at before the events are read: a signal that ended it is among them then.
             found = self._looker.inspect(container)
+            if at > (latest := self._engine.facts().latest()) * 1e9:
+                at = int((latest - _LEAVE_SSH) * 1e9)  # by a clock that was set since
             signalled = StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
             if self._looker.story(container, at / 1e9).signals(signal, KILL, since=at):
                 return signalled
