@@ -192,6 +192,20 @@ def test_files_of_secrets_are_empty_after_the_end_while_the_container_stays(dock
     docker.provider.remove_secrets(handle.id)
 
 
+def test_a_volume_of_secrets_does_not_outlive_a_container_that_somebody_removed(docker: Docker, tmp_path: Path) -> None:
+    handle = docker.start(*SLEEP, secrets={"TOKEN": SECRET}, options={"secrets": "files"})
+    (mount,) = (docker.inspect(handle) or {})["Mounts"]
+    path = f"/containers/{handle.data['container']}"
+    docker.outside.request("DELETE", path, params={"force": "1"})  # without its volumes, as docker rm -f does
+    assert b"s3cret" in (Path(mount["Source"]) / "TOKEN").read_bytes()
+    other = Docker(tmp_path / "other")
+    other.provider.remove_secrets(handle.id)
+    other.clean()
+    assert Path(mount["Source"]).exists(), "another installation's"
+    docker.provider.remove_secrets(handle.id)
+    assert not Path(mount["Source"]).exists()
+
+
 def test_another_installation_leaves_secrets_alone(docker: Docker, tmp_path: Path) -> None:
     handle = docker.start("true", secrets={"TOKEN": SECRET}, options={"secrets": "files"})
     docker.end(handle)

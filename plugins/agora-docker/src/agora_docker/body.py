@@ -93,7 +93,9 @@ def container(
     if options.user is not None:
         body["User"] = options.user
     if spec.secrets:
-        body["Volumes"] = {SECRETS: {}}
+        # Without a name it goes with its container, and is found by its labels where somebody removed that alone.
+        labelled = {"Labels": marks.labels(id, installation, spec.digest())}
+        body["HostConfig"]["Mounts"].append({"Type": "volume", "Target": SECRETS, "VolumeOptions": labelled})
     return body
 
 

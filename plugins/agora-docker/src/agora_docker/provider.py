@@ -168,6 +168,7 @@ class DockerProvider:
         """Empty the files of secrets in the container of a dispatch, which stays after its end."""
         for found in self._looker.owned(self._installation, id):
             self._starter.empty_secrets(found["Id"])
+        self._starter.remove_left_secrets(id)
 
     @hookimpl
     def close(self) -> None:

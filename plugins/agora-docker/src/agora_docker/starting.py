@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 
@@ -199,6 +200,13 @@ class Starter:
             except EngineError as error:
                 if error.status != 404:
                     raise
+
+    def remove_left_secrets(self, id: str) -> None:
+        """Remove the volume of secrets that a container left which somebody removed without it."""
+        labels = [f"{marks.DISPATCH}={id}", f"{marks.INSTALLATION}={self._installation}"]
+        params = {"filters": json.dumps({"label": labels, "dangling": ["true"]})}
+        for left in self._engine.request("GET", "/volumes", params=params).json()["Volumes"] or ():
+            self._engine.request("DELETE", f"/volumes/{left['Name']}", accept=(404, 409))
 
     def remove_unstarted(self, container: str) -> bool:
         """Remove a container that was never started.
