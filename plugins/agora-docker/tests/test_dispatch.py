@@ -224,6 +224,15 @@ def test_a_program_that_cannot_be_started(docker: Docker, command: tuple[str], c
     assert command[0] in seen.message
 
 
+def test_an_environment_that_is_too_long_in_all_is_told(docker: Docker) -> None:
+    environment = {f"X{number}": "y" * 100_000 for number in range(30)}
+    seen = docker.end(docker.start("true", env=environment))
+    assert (seen.exit_code, seen.reason) == (1, "start_failed")
+    assert "argument list too long" in (seen.message or "")
+    seen = docker.end(docker.start("false", env={f"X{number}": "y" * 100_000 for number in range(11)}))
+    assert (seen.exit_code, seen.reason, seen.message) == (1, None, None)
+
+
 def test_the_image_runs_by_itself_without_a_command(docker: Docker) -> None:
     from agora_docker.testing import images
 

@@ -31,13 +31,16 @@ _FEW = 2
 _KEPT = 5000
 #: Exit codes by which the init says that it could not start the command (tini, as env(1) and the shells).
 _NOT_STARTED = {126: "program_not_executable", 127: "program_not_found"}
+#: The exit code where the init itself could not be started, for which its arguments are too long with the environment.
+#: The kernel takes a quarter of the stack (execve(2)), 2 MiB mostly; below this nobody asks.
+_TOO_LONG, _LONG = 1, 1_000_000
 #: Seconds by which the request to listen lets that to stop go first.
 _MOMENT = 0.002
 #: Seconds after which nobody listens to one container any more.
 _LISTEN = 10.0
 #: Seconds for which the event of an end that was seen is waited for.
 _LATE = 0.5
-_INIT_SAYS = "[FATAL tini"
+_INIT_SAYS = ("[FATAL tini", "exec /sbin/docker-init:")
 
 
 class Looker:
@@ -182,8 +185,8 @@ class Looker:
         reason, message = None, state["Error"] or None
         if state["OOMKilled"] and code not in (0, None):
             reason = "oom_killed"
-        elif code in _NOT_STARTED and ended_by is None and (words := self._init_words(inspected["Id"])):
-            reason, message = _NOT_STARTED[code], words
+        elif ended_by is None and (why := _why_not_started(inspected, code)) and (words := self._init_words(inspected)):
+            reason, message = why, words
         return Observation(
             phase=Phase.ENDED,
             exit_code=code,
@@ -256,11 +259,11 @@ class Looker:
         story = self.story(container, since, self._engine.facts().earliest()).since(begun)
         return story if story.died else self.story(container, since).since(begun)
 
-    def _init_words(self, container: str) -> str | None:
+    def _init_words(self, inspected: Mapping[str, Any]) -> str | None:
         """Return what the init said instead of starting the command."""
         try:
             params = {"stderr": "1", "tail": "1"}
-            content = self._engine.request("GET", f"/containers/{container}/logs", params=params).content
+            content = self._engine.request("GET", f"/containers/{inspected['Id']}/logs", params=params).content
         except EngineError:
             return None  # a log driver that cannot be read
         for _, line in frames([content]):
@@ -308,6 +311,15 @@ def _a_moment_later(answer: AbstractContextManager[requests.Response]) -> Iterat
     time.sleep(_MOMENT)
     with answer as response:
         yield response
+
+
+def _why_not_started(inspected: Mapping[str, Any], code: int | None) -> str | None:
+    """Return for what the init may have failed to start the command, by the exit code; the init's words prove it."""
+    if code == _TOO_LONG:
+        config = inspected["Config"]
+        parts = (*(config.get("Env") or ()), *(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
+        return "start_failed" if sum(len(part.encode()) for part in parts) > _LONG else None
+    return None if code is None else _NOT_STARTED.get(code)
 
 
 def _up_to_the_end(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
