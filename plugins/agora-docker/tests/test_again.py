@@ -170,3 +170,16 @@ def test_a_story_is_told_run_by_run() -> None:
     assert story.signals(TERM, KILL) == [events[1]]
     assert story.signals(TERM, KILL, since=4 * second) == [events[4]]
     assert story.last.signals(TERM, KILL) == [events[4]]
+
+
+def test_what_the_engine_was_told_to_restart_is_over_soon(docker: Docker) -> None:
+    """After `docker update --restart=always` no event tells of the end of one that is killed before its next start."""
+    handle = docker.start("sh", "-c", "sleep 1; exit 3")
+    docker.outside.request(
+        "POST", f"/containers/{handle.data['container']}/update", json={"RestartPolicy": {"Name": "always"}}
+    )
+    sink = Sink(handle)
+    with watching(docker.provider, sink):
+        eventually(lambda: any(seen.phase is Phase.ENDED for seen in sink.pushed.get(handle.id, ())), 25)
+    assert sink.pushed[handle.id][-1].exit_code == 3
+    assert processes(handle.id) == []

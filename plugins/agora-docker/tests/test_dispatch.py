@@ -12,7 +12,7 @@ from agora.errors import DispatchConflict, StopRequested, SubmitRefused
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import Phase
 from agora.model.spec import Spec
-from agora_docker import body, marks, starting
+from agora_docker import body, image, marks, starting
 from agora_docker.config import DockerConfig
 from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, left_behind, never, processes
 
@@ -198,6 +198,19 @@ def test_an_image_that_is_not_there_and_may_not_be_pulled(docker: Docker) -> Non
     assert "No such image" in str(error)
 
 
+def test_an_image_that_is_there_for_another_platform_is_pulled_once(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled: list[str | None] = []
+    monkeypatch.setattr(image, "pull", lambda engine, name, platform, check, dispatch: pulled.append(platform))
+    error = _refused(lambda: docker.start(*SLEEP, options={"platform": "linux/s390x"}))
+    assert (error.reason, pulled) == ("image_missing", ["linux/s390x"])
+    assert "linux/s390x" in str(error)
+    error = _refused(lambda: docker.start(*SLEEP, options={"platform": "linux/s390x", "pull": "never"}))
+    assert (error.reason, len(pulled)) == ("image_missing", 1)
+    assert docker.containers() == []
+
+
 def test_a_start_that_the_engine_refuses_leaves_nothing(docker: Docker) -> None:
     error = _refused(lambda: docker.start(*SLEEP, options={"network": "no-such-network"}))
     assert error.reason == "start_failed"
@@ -236,8 +249,8 @@ def test_an_environment_that_is_too_long_in_all_is_told(docker: Docker) -> None:
 def test_the_image_runs_by_itself_without_a_command(docker: Docker) -> None:
     from agora_docker.testing import images
 
-    image = images.derive(docker.outside, "agora-test/own:1", 'ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["exit 23"]')
-    assert docker.end(docker.start(image=image)).exit_code == 23
+    own = images.derive(docker.outside, "agora-test/own:1", 'ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["exit 23"]')
+    assert docker.end(docker.start(image=own)).exit_code == 23
 
 
 def test_an_image_made_of_our_container_is_not_ours(docker: Docker) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,6 +123,18 @@ def test_two_installations_do_not_touch_each_other(docker: Docker) -> None:
         assert docker.stop(orphan.handle).kind is ReceiptKind.SIGNALLED, "one that was asked for by name is stopped"
     finally:
         other.clean()
+
+
+@pytest.mark.parametrize("ahead", [86_400, -86_400])
+def test_the_age_of_what_is_ours_is_by_our_clock(docker: Docker, ahead: float) -> None:
+    docker.start(*SLEEP)
+    engine = docker.provider._engine
+    before = docker.provider.list_owned(docker.installation)[0].created_at
+    assert abs(before.timestamp() - time.time()) < 60
+    known = engine.facts()
+    engine._facts = dataclasses.replace(known, least=known.least + ahead, most=known.most + ahead, dated=False)
+    (owned,) = docker.provider.list_owned(docker.installation)
+    assert (before - owned.created_at).total_seconds() == pytest.approx(ahead), "its clock shows another day"
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------

@@ -125,8 +125,7 @@ class DockerProvider:
     @hookimpl
     def list_owned(self, installation: str) -> Sequence[Owned]:
         """List the containers that carry the marks of an installation."""
-        backend = self._engine.facts().id
-        return [self._owned(one, backend, installation) for one in self._looker.owned(installation)]
+        return [self._owned(one, installation) for one in self._looker.owned(installation)]
 
     @hookimpl
     def watch(self, sink: WatchSink) -> None:
@@ -191,12 +190,14 @@ class DockerProvider:
             if not isinstance(handle.data.get("container"), str):
                 raise ProviderError(f"the handle of {handle.id} names no container", sent=False, retryable=False)
 
-    def _owned(self, found: Mapping[str, Any], backend: str, installation: str) -> Owned:
+    def _owned(self, found: Mapping[str, Any], installation: str) -> Owned:
+        facts = self._engine.facts()
         foreign = None if installation == self._installation else installation
         return Owned(
-            handle=handle_of(found["Labels"][marks.DISPATCH], backend, found["Id"], foreign),
+            handle=handle_of(found["Labels"][marks.DISPATCH], facts.id, found["Id"], foreign),
             installation=installation,
-            created_at=datetime.fromtimestamp(found["Created"], UTC),
+            # By our clock: its age is the difference to that.
+            created_at=datetime.fromtimestamp(found["Created"] - facts.least, UTC),
             spec_digest=found["Labels"].get(marks.SPEC),
             ended=found["State"] in ENDED,
         )

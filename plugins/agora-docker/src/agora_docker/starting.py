@@ -72,13 +72,15 @@ class Starter:
         if policy == "always":
             self._pull(id, spec, check)
         others: dict[str, float] = {}
+        may_pull = policy == "missing"
         while True:
             check()
             try:
                 container = self._create(id, spec)
             except EngineError as error:
                 asked.append(id)
-                if error.status == 404 and policy == "missing" and not self._has_image(spec):
+                if error.status == 404 and may_pull and self._lacks_image(spec):
+                    may_pull = False
                     self._pull(id, spec, check)
                 elif error.status == 409:
                     if found := self._adopt(id, spec, others):
@@ -97,9 +99,11 @@ class Starter:
         platform = DockerOptions.model_validate(spec.options).platform
         image.pull(self._engine, spec.image or "", platform, check, id)
 
-    def _has_image(self, spec: Spec) -> bool:
-        response = self._engine.request("GET", f"/images/{spec.image}/json", accept=(404,))
-        return response.status_code != 404
+    def _lacks_image(self, spec: Spec) -> bool:
+        """Whether a 404 may mean the image: it is not there, or not for the platform that is asked for."""
+        if DockerOptions.model_validate(spec.options).platform is not None:
+            return True
+        return self._engine.request("GET", f"/images/{spec.image}/json", accept=(404,)).status_code == 404
 
     def _image_command(self, spec: Spec) -> list[str]:
         """Return what the image runs by itself; the engine's 404 where it is not there."""
@@ -122,7 +126,7 @@ class Starter:
         return str(response.json()["Id"])
 
     def _refused(self, spec: Spec, error: EngineError) -> SubmitRefused:
-        if error.status == 404 and not self._has_image(spec):
+        if error.status == 404 and self._lacks_image(spec):
             return SubmitRefused(str(error), reason="image_missing", exit_code=125)
         return SubmitRefused(str(error), reason="create_failed", exit_code=125)
 

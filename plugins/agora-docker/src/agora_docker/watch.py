@@ -89,7 +89,7 @@ class Watch:
                     self._heard(sink, event, held, live)
                 for id in [id for id, due in held.items() if due <= time.monotonic()]:
                     del held[id]
-                    self._tell(sink, id, sink.handles().get(id))
+                    self._tell(sink, id, sink.handles().get(id), held)
                 if pending and pending[0][0] <= self._engine.facts().earliest():
                     self._end(sink, pending)
                 elif event is None:
@@ -111,7 +111,7 @@ class Watch:
         """Take in one event.
 
         Parameters:
-            held: ends to be told later, by dispatch, with the time by this process's clock.
+            held: what is to be looked at later, by dispatch, with the time by this process's clock.
             live: when the stream began, in nanoseconds by the engine's clock; what is older it only remembers.
         """
         container, said = event["Actor"]["ID"], event["Actor"]["Attributes"]
@@ -127,12 +127,12 @@ class Watch:
             if first:
                 return
             held.pop(id, None)
-            self._tell(sink, id, handle or self._found(id, container))
+            self._tell(sink, id, handle or self._found(id, container), held)
         elif handle is not None and happened.action in _ENDS:
             if happened.action == "die" and happened.at >= live - _RESTART * 1e9 and self._copies.may_follow(handle):
                 held[id] = time.monotonic() + _RESTART
             else:
-                self._tell(sink, id, handle)
+                self._tell(sink, id, handle, held)
 
     def _found(self, id: str, container: str) -> Handle | None:
         """Return the handle of a container that nobody looks after, None where it is not ours."""
@@ -143,7 +143,7 @@ class Watch:
             logger.info("%s could not be looked for: %s", id, error)
         return None
 
-    def _tell(self, sink: WatchSink, id: str, handle: Handle | None) -> None:
+    def _tell(self, sink: WatchSink, id: str, handle: Handle | None, held: dict[str, float]) -> None:
         """Look at one container and say what it is; of one that nobody looks after only that it runs again."""
         if handle is None:
             return
@@ -157,3 +157,6 @@ class Watch:
         else:
             if id in sink.handles() or seen.reason == SECOND_COPY:
                 sink.push(id, seen)
+            if seen.reason == SECOND_COPY:
+                # No event tells of the end of one that is killed while the engine waits to start it once more.
+                held[id] = time.monotonic() + _RESTART
