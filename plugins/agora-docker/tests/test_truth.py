@@ -13,7 +13,7 @@ import pytest
 from agora.errors import InvalidRequest, ProviderError
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
-from agora_docker import body
+from agora_docker import body, looking
 from agora_docker.config import DockerConfig
 from agora_docker.story import Happened, Stories, Story
 from agora_docker.testing import images
@@ -67,6 +67,15 @@ def test_docker_rm_by_somebody_else_is_its_seen_exit(docker: Docker) -> None:
     seen = docker.look(handle)
     assert (seen.phase, seen.exit_code, seen.ended_by) == (Phase.ENDED, 137, EndedBy.EXTERNAL)
     assert docker.stop(handle).kind is ReceiptKind.ALREADY_EXITED
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_docker_rm_of_what_has_ended_is_its_own_exit(docker: Docker, code: int) -> None:
+    handle = docker.start("sh", "-c", f"exit {code}")
+    eventually(lambda: (docker.inspect(handle) or {})["State"]["Status"] == "exited")
+    docker.outside.request("DELETE", f"/containers/{handle.data['container']}")
+    seen = docker.look(handle)
+    assert (seen.phase, seen.exit_code, seen.stop_reached, seen.ended_by) == (Phase.ENDED, code, False, None)
 
 
 def test_docker_rm_that_no_event_tells_of_any_more_is_absent(docker: Docker) -> None:
@@ -272,6 +281,14 @@ def test_what_is_not_in_the_events_is_not_known() -> None:
     assert Story([START, _kill(5, 15), DIE]).stop_reached is True
     assert Story([START, DIE, _kill(9.5, 15)]).stop_reached is False, "a signal after the end did not reach it"
     assert Story([START, _kill(2, 1), DIE]).stop_reached is False, "SIGHUP is no stop"
+
+
+def test_a_removal_that_nothing_explains_is_no_success() -> None:
+    done = Happened(9 * SECOND, "die", exit_code=0)
+    destroyed = Happened(10 * SECOND, "destroy")
+    assert looking._removal(Story([done, destroyed]), done) is EndedBy.EXTERNAL, "its start is forgotten, and more"
+    assert looking._removal(Story([START, done, destroyed]), done) is None
+    assert looking._removal(Story([START, _kill(9, 9), done, destroyed]), done) is EndedBy.EXTERNAL
 
 
 def test_a_code_of_137_alone_proves_no_force() -> None:

@@ -46,6 +46,21 @@ def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLin
     assert (record["reason"], record["exit_code"], record["confirmed"]) == ("stopped_externally", 0, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--image", "nowhere/nothing:1"), 125, "No such image: nowhere/nothing:1"),
+        (("--option", "network=nowhere"), 125, "network nowhere not found"),
+    ],
+)
+def test_run_says_why_nothing_was_started(
+    docker: Docker, agora: CommandLine, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = agora.run("run", "--image", docker.image, *arguments, "--", "true")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+
+
 def test_a_wiped_store_finds_its_containers(docker: Docker, agora: CommandLine) -> None:
     id = agora.dispatch("--", *SLEEP)
     stranger = Docker(docker.directory / "other")

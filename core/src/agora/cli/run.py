@@ -110,8 +110,9 @@ class Foreground:
         if self.session.json:
             with suppress(OutputClosed):
                 print_json(record)
-        # An exit code that is passed on says enough.
-        plain = record.state.value == "succeeded" or (record.state.value == "failed" and record.exit_code)
+        # An exit code of the command's own that is passed on says enough; one that the backend made up does not.
+        own = record.state.value == "failed" and record.exit_code and record.reason is None
+        plain = own or record.state.value == "succeeded"
         if not plain and not self.quiet:
             say(end_line(record))
         return record_exit_code(record)

@@ -344,8 +344,9 @@ def _told(container: str, story: Story, died: Happened, stop_timeout: float = 0)
 
 
 def _removal(story: Story, died: Happened) -> EndedBy | None:
-    """Attribute an end to whoever removed the container, where nothing but the removal can have caused it."""
-    return EndedBy.EXTERNAL if died.exit_code == 0 and story.first("destroy") else None
+    """Attribute an end to whoever removed the container, unless it is proven that it came by itself before."""
+    unproven = story.stop_reached is not False and story.first("destroy") is not None
+    return EndedBy.EXTERNAL if died.exit_code == 0 and unproven else None
 
 
 def handle_of(id: str, backend: str, container: str, foreign: str | None = None) -> Handle:
