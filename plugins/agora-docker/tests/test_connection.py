@@ -112,7 +112,7 @@ def test_a_context_with_an_authority_alone_is_secured(tmp_path: Path) -> None:
     _context(tmp_path, "half", "tcp://192.0.2.1:2376")
     kept = tmp_path / "docker-config" / "contexts" / "tls" / sha256(b"half").hexdigest() / "docker"
     kept.mkdir(parents=True)
-    (kept / "ca.pem").write_text("x")
+    shutil.copy(Certificates(tmp_path / "tls").ca, kept / "ca.pem")
     endpoint = resolve("t", DockerConfig(context="half"))
     assert endpoint.tls is not None
     assert (endpoint.tls.ca_cert, endpoint.tls.verify) == (str(kept / "ca.pem"), True)
@@ -160,6 +160,19 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"DOCKER_HOST: .*ca\.pem, needed for TLS"):
         resolve("t", DockerConfig())
+
+
+def test_certificates_that_are_none(tmp_path: Path) -> None:
+    good = Certificates(tmp_path / "tls")
+    bad = tmp_path / "bad.pem"
+    bad.write_text("x")
+    locked = tmp_path / "locked.pem"
+    words = ("openssl", "pkey", "-in", good.key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    for ca, cert, key in ((bad, good.cert, good.key), (good.ca, bad, good.key), (good.ca, good.cert, locked)):
+        config = DockerConfig(host="tcp://192.0.2.1:2376", tls_ca=ca, tls_cert=cert, tls_key=key)
+        with pytest.raises(ConfigError, match=r"t\.host: TLS cannot be had with .*\.pem"):
+            resolve("t", config)
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -264,6 +277,11 @@ def test_tls(tls_engine: tuple[PrivateEngine, Certificates], tmp_path: Path) -> 
         shutil.copy(path, kept / path.name)
     with closing(provider(tmp_path, "test-context", context="secured")) as by_context:
         assert by_context.identity() == docker.outside.facts().id
+    settings["tls_ca"] = Certificates(tmp_path / "another").ca
+    with closing(provider(tmp_path, "test-another", host=engine.url, **settings)) as another:
+        with pytest.raises(Unreachable, match="certificate") as caught:
+            another.identity()
+        assert caught.value.sent is False
     without = provider(tmp_path, "test-stranger", host=engine.url, tls_ca=certificates.ca)
     with closing(without), pytest.raises(Unreachable):
         without.identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -265,6 +266,20 @@ def test_an_end_after_a_left_call_proves_nothing_once_the_events_are_forgotten(
 
     monkeypatch.setattr(Engine, "request", slow)
     assert docker.stop(handle).kind is ReceiptKind.SIGNALLED
+
+
+def test_a_stop_that_cannot_be_noted_is_sent_all_the_same(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = docker.started(*GRACEFUL)
+    open_file = os.open
+
+    def full(path: Any, flags: int, *mode: int) -> int:
+        if str(path).endswith(".stop"):
+            raise OSError(28, "No space left on device")
+        return open_file(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", full)
+    assert docker.stop(handle, 10).kind is ReceiptKind.SIGNALLED
+    assert docker.end(handle).exit_code == 9
 
 
 def test_the_notes_are_private(docker: Docker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -92,6 +93,13 @@ def _tls(source: str, ca: Path | None, cert: Path | None, key: Path | None, veri
         if path is not None and not path.is_file():
             raise ConfigError(f"{source}: {path}, needed for TLS, is no file")
     pair = (str(cert), str(key)) if cert and key else None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if pair is not None:
+            context.load_cert_chain(*pair, password="")  # a key with a passphrase would ask the terminal for it
+    except (OSError, ValueError) as error:
+        files = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
+        raise ConfigError(f"{source}: TLS cannot be had with {files}: {error}") from error
     return TLSConfig(client_cert=pair, ca_cert=str(ca) if ca else None, verify=verify)
 
 

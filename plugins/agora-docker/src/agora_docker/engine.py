@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -41,6 +42,7 @@ _NOT_SENT = (
     FileNotFoundError,
     ConnectionRefusedError,
     PermissionError,
+    ssl.SSLCertVerificationError,
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from agora.errors import ProviderError, Unreachable
 from agora.model.base import Model
 from agora.model.ids import check_dispatch_id
 from agora.model.observation import Observation
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a stop waits for another one of the same dispatch, below the 10 that a caller allows.
 _WAIT = 8.0
@@ -56,17 +59,23 @@ class KeptEnd(Model):
 
 
 class StopNote:
-    """The note of one dispatch's stop, held by this process alone."""
+    """The note of one dispatch's stop, held by this process alone.
 
-    def __init__(self, descriptor: int) -> None:
+    Parameters:
+        descriptor: of its file; None where there can be none.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
     def read(self) -> SentStop | None:
         """Return what is noted."""
-        return _sent_stop(os.pread(self._descriptor, 4096, 0))
+        return None if self._descriptor is None else _sent_stop(os.pread(self._descriptor, 4096, 0))
 
     def write(self, stop: SentStop) -> None:
         """Replace what is noted; a disk that is full does not keep a stop from being sent."""
+        if self._descriptor is None:
+            return
         try:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, stop.model_dump_json().encode(), 0)
@@ -120,14 +129,19 @@ class Notes:
 
     @contextmanager
     def stop(self, id: str) -> Iterator[StopNote]:
-        """Hold the note of a dispatch's stop.
+        """Hold the note of a dispatch's stop; where no file can be made, a stop is sent without one.
 
         Raises:
             Unreachable: another process held it for 8 s.
         """
         path = self._path(id, "stop")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            logger.warning("dispatch %s: its stop cannot be noted: %s", id, error)
+            yield StopNote(None)
+            return
         try:
             give_up = time.monotonic() + _WAIT
             while True:
