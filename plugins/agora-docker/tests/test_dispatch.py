@@ -296,3 +296,23 @@ def test_a_container_that_somebody_renamed_is_found_by_its_marks(docker: Docker)
     (owned,) = docker.provider.list_owned(docker.installation)
     docker.stop(owned.handle)
     assert docker.end(handle).forced
+
+
+@pytest.mark.parametrize("id", ["the same", "Odd/../ID"])
+def test_a_container_that_somebody_else_gave_our_labels_is_not_ours(docker: Docker, id: str) -> None:
+    """As a tool does that duplicates containers."""
+    handle = docker.started(*STUBBORN)
+    labels = marks.labels(handle.id if id == "the same" else id, docker.installation, "x")
+    asked = {"Image": docker.image, "Entrypoint": list(SLEEP), "Labels": labels}
+    copy = docker.outside.request("POST", "/containers/create", json=asked).json()["Id"]
+    docker.post(f"/containers/{copy}/start")
+    docker.post(f"/containers/{handle.data['container']}/rename", name=f"another-{handle.id}")
+    for one in (docker.provider, docker.another()):
+        found = one.find(handle.id)
+        assert found is not None
+        assert found.data == handle.data
+        assert [owned.handle.data for owned in one.list_owned(docker.installation)] == [handle.data]
+    docker.provider.remove_secrets(handle.id)
+    docker.provider.kill(handle)
+    docker.end(handle)
+    assert docker.outside.request("GET", f"/containers/{copy}/json").json()["State"]["Running"]

@@ -96,17 +96,20 @@ class Looker:
         return [one for one in listed if marks.carries(one, installation) and not self._is_copy(one, installation)]
 
     def _is_copy(self, summary: Mapping[str, Any], installation: str) -> bool:
-        """Whether a container has its marks from its image: one made of our container has them.
+        """Whether somebody else made a container with our marks, or has them from an image made of our container.
 
         What has the name that goes with its marks is ours without a question; somebody may have given it another.
         """
         if marks.is_named(summary, installation):
             return False
+        id = summary["Labels"][marks.DISPATCH]
+        if self._notes and (made := self._notes.container(id)) is not None:
+            return bool(made != summary["Id"])
         response = self._engine.request("GET", f"/images/{summary['ImageID']}/json", accept=(404,))
         if response.status_code == 404:
             return True  # not known, and so not touched
         inherited = response.json()["Config"].get("Labels") or {}
-        return bool(inherited.get(marks.DISPATCH) == summary["Labels"][marks.DISPATCH])
+        return bool(inherited.get(marks.DISPATCH) == id)
 
     def story(self, container: str, since: float = 0, until: float | None = None) -> Story:
         """Return what happened to a container, as far as the engine or a watch remembers.

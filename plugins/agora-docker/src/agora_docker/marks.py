@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from agora.errors import InvalidRequest
+from agora.model.ids import check_dispatch_id
+
 DISPATCH = "agora.dispatch-id"
 INSTALLATION = "agora.installation"
 SPEC = "agora.spec-hash"
@@ -29,7 +32,11 @@ def is_marked(labels: Mapping[str, str] | None, id: str, installation: str) -> b
 def carries(summary: Mapping[str, Any], installation: str) -> bool:
     """Whether a listed container carries the marks of an installation."""
     known = summary.get("Labels") or {}
-    return bool(known.get(DISPATCH)) and known.get(INSTALLATION) == installation
+    try:
+        check_dispatch_id(known.get(DISPATCH, ""))
+    except InvalidRequest:
+        return False  # labels that somebody else made up
+    return bool(known.get(INSTALLATION) == installation)
 
 
 def is_named(summary: Mapping[str, Any], installation: str) -> bool:

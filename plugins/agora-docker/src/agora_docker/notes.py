@@ -115,10 +115,25 @@ class Notes:
 
     def sent_to(self, id: str) -> str | None:
         """Return the engine that a dispatch was sent to, None where it was sent to none."""
+        return self._sent(id)[0] or None
+
+    def made(self, id: str, container: str) -> None:
+        """Note which container was made for a dispatch; without it only its name tells it from one with its labels."""
         try:
-            return self._path(id, "sent").read_text(encoding="utf-8") or None
+            with self._path(id, "sent").open("a", encoding="utf-8") as file:
+                file.write(f"\n{container}")
+        except OSError as error:
+            logger.warning("dispatch %s: its container cannot be noted: %s", id, error)
+
+    def container(self, id: str) -> str | None:
+        """Return the container that was made last for a dispatch, None where that is not noted."""
+        return self._sent(id)[-1] if len(self._sent(id)) > 1 else None
+
+    def _sent(self, id: str) -> list[str]:
+        try:
+            return self._path(id, "sent").read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
-            return None
+            return [""]
 
     def sent_stop(self, id: str) -> SentStop | None:
         """Return the stop that was sent to a dispatch, whoever holds its note."""

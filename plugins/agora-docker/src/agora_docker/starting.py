@@ -90,6 +90,7 @@ class Starter:
                     raise self._refused(spec, error) from error
                 continue
             asked.append(id)
+            self._notes.made(id, container)
             if self._run(container, spec, check):
                 return self._started(id, backend, container)
 
