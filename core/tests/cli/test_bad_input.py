@@ -176,3 +176,18 @@ def test_a_corrupted_store_is_a_clear_error(cli: Cli) -> None:
 
 def test_verbose_shows_where_an_error_came_from(cli: Cli) -> None:
     assert "Traceback" in cli("-v", "show", "nobody-has-this").err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        ([], 2, "Give an id, or --run RUN."),
+        (["x", "--run", "r"], 2, "Give an id, or --run RUN."),
+        (["x", "--after", "x/3"], 2, "'x/3' is no number of an event"),
+        (["--run", "nobody"], 4, "there is no dispatch of run 'nobody'"),
+    ],
+)
+def test_events_are_those_of_one_dispatch_or_of_one_run(cli: Cli, args: list[str], code: int, words: str) -> None:
+    done = cli("events", *args)
+    assert done.code == code
+    assert words in done.err

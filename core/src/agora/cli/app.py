@@ -18,7 +18,7 @@ COMMANDS = {
     "runs": ("runs", "List runs, or show one: how it was left, and its dispatches."),
     "show": ("look", "Show one dispatch: how it stands, who stopped it and why."),
     "logs": ("follow", "Print the output of a workload."),
-    "events": ("follow", "Print the events of a dispatch."),
+    "events": ("follow", "Print the events of a dispatch, or of a run."),
     "wait": ("follow", "Wait for the end of dispatches; exit as they did."),
     "cancel": ("cancel", "Stop dispatches, by id or by what they have in common."),
     "supervise": ("upkeep", "Look after everything live, in the foreground."),

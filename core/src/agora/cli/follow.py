@@ -11,7 +11,7 @@ import click
 
 from agora.cli.base import AgoraCommand, Exit, Session, record_exit_code
 from agora.cli.output import OutputClosed, end_line, local_time, print_json, printable, say, write_now
-from agora.cli.params import DISPATCH_ID, SECONDS_TYPE, SINCE, UNENDED_ID
+from agora.cli.params import DISPATCH_ID, RUN_NAME, SECONDS_TYPE, SINCE, UNENDED_ID
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,20 +73,35 @@ class JsonOutput:
 
 
 @click.command(cls=AgoraCommand)
-@click.argument("id", type=DISPATCH_ID)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the dispatch has ended.")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQUENCE", help="Only those after this one.")
+@click.argument("id", type=DISPATCH_ID, required=False)
+@click.option(
+    "--run", type=RUN_NAME, metavar="RUN", help="Those of all dispatches of a run, in the order in which they happened."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the dispatch, or all of the run, has ended.")
+@click.option("--after", metavar="EVENT", help="Only those after this one: its number; with --run its id, like ID/3.")
 @click.pass_obj
-def events(session: Session, /, id: str, follow: bool, after: int) -> int:
-    """Print the events of a dispatch: with --json as CloudEvents, one a line."""
+def events(session: Session, /, id: str | None, run: str | None, follow: bool, after: str | None) -> int:
+    """Print the events of a dispatch or a run: with --json as CloudEvents, one a line."""
+    if (id is None) == (run is None):
+        raise click.UsageError("Give an id, or --run RUN.")
+    if run is None and after is not None and not after.isdecimal():
+        raise click.UsageError(f"--after {after!r} is no number of an event; ids of events go with --run.")
 
     async def action(client: AgoraClient) -> int:
-        async for event in client.events(await client.resolve(id), follow=follow, after=after):
+        names: dict[str, str] = {}
+        if run is not None:
+            found = client.run_events(run, follow=follow, after=after)
+        else:
+            found = client.events(await client.resolve(str(id)), follow=follow, after=int(after or 0))
+        async for event in found:
             if session.json:
                 print_json(event)
-            else:
-                moment = local_time(event.time, milliseconds=True)
-                write_now(printable(f"{moment}  {event.sequence:3d}  {event_words(event)}") + "\n")
+                continue
+            if run is not None and event.subject not in names:
+                names[event.subject] = (await client.get(event.subject, refresh=False)).name or event.subject
+            whose = f"{names[event.subject]}  " if run is not None else ""
+            moment = local_time(event.time, milliseconds=True)
+            write_now(printable(f"{moment}  {whose}{event.sequence:3d}  {event_words(event)}") + "\n")
         return 0
 
     return session.run(action)

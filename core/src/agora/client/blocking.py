@@ -311,6 +311,10 @@ class BlockingClient:
         """Yield events."""
         return self._iterate(self._client.events(id, follow=follow, after=after))
 
+    def run_events(self, run: str, *, follow: bool = False, after: str | None = None) -> Iterator[Event]:
+        """Yield the events of a run."""
+        return self._iterate(self._client.run_events(run, follow=follow, after=after))
+
     def hear(self, event: bytes) -> bool:
         """Take in an event of a worker that came by its `AGORA_WORKER_URL` or `AGORA_WORKER_REDIS`."""
         return self._call(partial(self._client.hear, event))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from datetime import datetime
 
 import anyio
 
 from agora.client.opened import Opened
-from agora.errors import ProviderError
+from agora.errors import DispatchNotFound, InvalidRequest, ProviderError
 from agora.model.events import Event
 from agora.model.observation import LogChunk
 from agora.model.record import Entry
 from agora.store import Store
+
+#: Events of a run are read so many at a time: others wait for the same connection.
+PAGE = 1_000
 
 
 async def follow_events(parts: Opened, id: str, follow: bool, after: int) -> AsyncIterator[Event]:
@@ -28,6 +31,44 @@ async def follow_events(parts: Opened, id: str, follow: bool, after: int) -> Asy
                     after = event.sequence
                     yield event
                 if not follow or not entry.live:
+                    return
+                parts.supervision.ensure_foreground()
+                await ear.wait(1.0)
+
+
+async def follow_run(parts: Opened, run: str, follow: bool, after: str | None) -> AsyncIterator[Event]:
+    """Yield the events of a run; see `AgoraClient.run_events`."""
+    store = parts.store
+    if not await store.has_run(run):
+        raise DispatchNotFound(f"there is no dispatch of run {run!r}; `agora ps --all` lists what there is")
+    place = after
+    told: dict[str, int] = {}
+    watched: set[str] = set()
+
+    async def page() -> list[Event]:
+        nonlocal place
+        try:
+            found, place = await store.run_events(run, place, PAGE)
+        except InvalidRequest:
+            if place == after:
+                raise
+            # The event that it had come to was pruned meanwhile: what is left is gone through again.
+            found, place = await store.run_events(run, None, PAGE)
+        return found
+
+    with ExitStack() as interest:
+        async with store.pulse.listen() as ear:
+            while True:
+                live = await store.live_of_run(run)
+                for id in live - watched if follow else ():
+                    interest.enter_context(parts.supervision.waiting_for(id))
+                watched |= live
+                while found := await page():
+                    for event in found:
+                        if event.sequence > told.get(event.subject, 0):
+                            told[event.subject] = event.sequence
+                            yield event
+                if not follow or not live:
                     return
                 parts.supervision.ensure_foreground()
                 await ear.wait(1.0)

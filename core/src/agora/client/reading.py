@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from agora.client.asking import age_of, states_of
-from agora.client.following import follow_end, follow_events, follow_logs
+from agora.client.following import follow_end, follow_events, follow_logs, follow_run
 from agora.client.opened import Opened
 from agora.errors import (
     DispatchCancelled,
@@ -152,6 +152,19 @@ class Reading(ABC):
             DispatchNotFound: there is no such dispatch.
         """
         return follow_events(self._opened, id, follow, after)
+
+    def run_events(self, run: str, *, follow: bool = False, after: str | None = None) -> AsyncIterator[Event]:
+        """Yield the events of all dispatches of a run, in the order in which they were committed.
+
+        Parameters:
+            run: its name.
+            follow: go on, also with dispatches that come later, until nothing of the run is live any more.
+            after: begin behind the event with this `id`, in the order of the whole store.
+        Raises:
+            DispatchNotFound: the run has no dispatch.
+            InvalidRequest: there is no event `after`.
+        """
+        return follow_run(self._opened, run, follow, after)
 
     async def hear(self, event: bytes) -> bool:
         """Take in an event of a worker that came by its `AGORA_WORKER_URL` or `AGORA_WORKER_REDIS`.

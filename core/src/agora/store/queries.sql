@@ -104,6 +104,31 @@ INSERT INTO events (dispatch_id, sequence, type, body) VALUES (:dispatch_id, :se
 -- name: read_events(dispatch_id, after)
 SELECT body FROM events WHERE dispatch_id = :dispatch_id AND sequence > :after ORDER BY sequence;
 
+-- name: any_of_run(run)$
+SELECT id FROM dispatches WHERE run = :run LIMIT 1;
+
+-- name: row_before_run(run)$
+SELECT MIN(event.rowid) - 1 FROM dispatches AS member
+CROSS JOIN events AS event ON event.dispatch_id = member.id AND event.sequence = 1
+WHERE member.run = :run;
+
+-- name: live_of_run(run)
+SELECT id FROM dispatches WHERE run = :run AND live = 1;
+
+-- name: row_of_event(dispatch_id, sequence)$
+SELECT rowid FROM events WHERE dispatch_id = :dispatch_id AND sequence = :sequence;
+
+-- name: newest_event()^
+SELECT rowid, dispatch_id, sequence FROM events ORDER BY rowid DESC LIMIT 1;
+
+-- name: read_run_events(run, after, upto, most)
+-- Rows are numbered in the order in which they were committed: only one transaction writes at a time.
+SELECT event.dispatch_id, event.sequence, event.body FROM events AS event
+CROSS JOIN dispatches AS member ON member.id = event.dispatch_id
+WHERE event.rowid > :after AND event.rowid <= :upto AND member.run = :run
+ORDER BY event.rowid
+LIMIT :most;
+
 -- name: delete_dispatch(id)!
 DELETE FROM dispatches WHERE id = :id;
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiosql
 from pydantic import ValidationError
 
-from agora.errors import DamagedRecord
+from agora.errors import DamagedRecord, InvalidRequest
 from agora.model.events import Event
 from agora.model.record import Entry, State
 
@@ -165,6 +165,38 @@ def read_events(connection: sqlite3.Connection, id: str, after: int) -> list[Eve
     """Read the events of one dispatch from sequence `after` + 1 on."""
     rows = queries().read_events(connection, dispatch_id=id, after=after)
     return [Event.model_validate_json(row[0]) for row in rows]
+
+
+def read_run_events(
+    connection: sqlite3.Connection, run: str, after: str | None, most: int
+) -> tuple[list[Event], str | None]:
+    """Read events of all dispatches of a run, in the order in which they were committed.
+
+    Parameters:
+        after: id of the event behind which to begin; a place is told by an event, since numbers of rows are used again.
+        most: at most so many.
+    Returns:
+        the events, and the id of the event behind which to go on.
+    Raises:
+        InvalidRequest: there is no event `after`, or no longer.
+    """
+    row = queries().row_before_run(connection, run=run) if after is None else _row_of_event(connection, after)
+    newest = queries().newest_event(connection)
+    if row is None or newest is None:
+        return [], after
+    upto, *last = newest
+    found = list(queries().read_run_events(connection, run=run, after=row, upto=upto, most=most))
+    subject, sequence = found[-1][:2] if len(found) == most else last
+    return [Event.model_validate_json(body) for _, _, body in found], f"{subject}/{sequence}"
+
+
+def _row_of_event(connection: sqlite3.Connection, id: str) -> int:
+    subject, _, number = id.rpartition("/")
+    sequence = int(number) if number.isdecimal() and len(number) < 10 else 0
+    row: int | None = queries().row_of_event(connection, dispatch_id=subject, sequence=sequence)
+    if row is None:
+        raise InvalidRequest(f"there is no event {id!r}; the id of an event is that of its dispatch, / and its number")
+    return row
 
 
 def delete(connection: sqlite3.Connection, id: str) -> None:

@@ -168,6 +168,18 @@ class Store:
         """Read events of one dispatch from sequence `after` + 1 on."""
         return await self._read(lambda connection: rows.read_events(connection, id, after))
 
+    async def run_events(self, run: str, after: str | None, most: int) -> tuple[list[Event], str | None]:
+        """Read events of a run, from behind an event on; see `rows.read_run_events`."""
+        return await self._read(lambda connection: rows.read_run_events(connection, run, after, most))
+
+    async def has_run(self, run: str) -> bool:
+        """Return whether any dispatch is of this run."""
+        return await self._read(lambda connection: rows.queries().any_of_run(connection, run=run) is not None)
+
+    async def live_of_run(self, run: str) -> set[str]:
+        """Return the ids of a run's live dispatches."""
+        return await self._read(lambda connection: {id for (id,) in rows.queries().live_of_run(connection, run=run)})
+
     async def resolve(self, text: str) -> str:
         """Find the one dispatch whose id is, begins or ends with `text`.
 
