@@ -220,6 +220,19 @@ def test_what_is_durable_is_committed_with_synchronous_full(
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_who_asks_a_closed_store_is_told_and_does_not_wait(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path / "closed")
+
+    async def work() -> None:
+        store.close()
+        async with asyncio.timeout(20):
+            for asked in (store.read("d1"), store.apply("d1", Noted("late"))):
+                with pytest.raises(StoreError, match="closed"):
+                    await asked
+
+    run(work())
+
+
 # --- cancelled in the middle ---------------------------------------------------------------------------------
 
 

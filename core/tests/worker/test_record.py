@@ -9,7 +9,7 @@ from agora.model.cause import Cause, Via
 from agora.model.events import EventType
 from agora.model.record import Entry, State
 from agora.model.spec import WORKER_VARIABLES, Spec
-from agora.state import WorkerSaid, apply
+from agora.state import Noted, WorkerSaid, apply
 from agora.state.machine import MAX_WORKER_EVENTS, MAX_WORKER_SOURCES
 from pydantic import SecretStr
 
@@ -41,6 +41,13 @@ def running(make_entry: Callable[..., Entry]) -> Entry:
 def test_what_is_read_twice_is_told_once(running: Entry) -> None:
     _, events = tell(running, progress("a", 1), progress("a", 2), progress("a", 1), progress("b", 1), progress("a", 2))
     assert [data["done"] for _, data in events] == [1, 2, 1]
+
+
+def test_what_is_not_for_a_worker_to_say_is_noted_once_however_often_it_is_said(running: Entry) -> None:
+    noted = apply(running, Noted("unreachable"), NOW).entry
+    entry, events = tell(noted, *(WorkerSaid(EventType.TERMINATED, {}, "a", number) for number in range(1, 200)))
+    assert events == []
+    assert [note.type for note in entry.notes] == ["unreachable", "refused_worker_event"]
 
 
 def test_events_of_one_workload_are_bounded(running: Entry) -> None:

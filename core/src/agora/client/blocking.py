@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
 from agora.client.batch import Batch
 from agora.client.client import AgoraClient
 from agora.client.combinators import Joined, Member, Raced, Settled
+from agora.client.portal import Portal
 from agora.config import Settings
 from agora.errors import AgoraError
 from agora.model.cancel import CancelResult
@@ -152,29 +150,23 @@ class BlockingClient:
         self._client = AgoraClient(
             home, settings=settings, actor=actor, via=via, supervisor=supervisor, extensions=extensions
         )
-        self._stack = ExitStack()
-        self._portal: BlockingPortal | None = None
+        self._portal: Portal | None = None
 
     def __enter__(self) -> BlockingClient:
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            opened: AbstractContextManager[AgoraClient] = portal.wrap_async_context_manager(self._client)
-            stack.enter_context(opened)
-            self._portal = portal
-            self._stack = stack.pop_all()
+        self._portal = Portal(self._client)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._portal = None
-        self._stack.__exit__(kind, error, traceback)
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.close()
 
     def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._portal is None:
             raise AgoraError("the client is not open: use it as `with BlockingClient() as client`")
-        result: T = self._portal.call(work)
-        return result
+        return self._portal.call(work)
 
     def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> tuple[T] | None:

@@ -14,13 +14,17 @@ from agora.client.asking import Wanted, spec_of
 from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
 from agora.client.reading import Reading
-from agora.errors import InvalidRequest, NoneSucceeded
+from agora.errors import DispatchConflict, InvalidRequest, NoneSucceeded
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Record, State
 from agora.model.spec import Spec
 
 if TYPE_CHECKING:
     from agora.client.members import Members
+
+
+#: The longest timeout of a join, in seconds: 30 years, which the calendar has room for.
+MOST_SECONDS = 1e9
 
 
 class HasId(Protocol):
@@ -59,7 +63,7 @@ class Joined:
 
     Parameters:
         completed: those that ended by themselves, in the order given.
-        cancelled: those that were cancelled at the timeout, as they ended.
+        cancelled: those that were cancelled at the timeout, or by somebody else before, as they ended.
     """
 
     completed: tuple[Record, ...]
@@ -127,6 +131,7 @@ class Combinators(Reading):
         Raises:
             InvalidRequest: there are no members, or one is malformed.
             NoneSucceeded: all ended otherwise; carries their records.
+            DispatchConflict: the key was used for another call.
         """
         async with self._group(members, key, owned) as group:
             decision = None if key is None else await group.decision(key)
@@ -141,7 +146,7 @@ class Combinators(Reading):
                     raise NoneSucceeded(tuple(records[id] for id in group.ids))
                 if key is not None:
                     decision = await group.decide(key, decision)
-            winner = str(decision["winner"])
+            winner = _decided(decision, "winner", group.ids, key)
             losers = [id for id in group.ids if id != winner]
             ended = await group.cancel(losers, f"lost the race against {winner}")
             return Raced(await self.wait(winner), tuple(ended[id] for id in losers))
@@ -160,12 +165,19 @@ class Combinators(Reading):
         Raises:
             InvalidRequest: there are no members, or one is malformed.
             DispatchCancelled, DispatchFailed, DispatchTimedOut, DispatchLost: of the first that did not succeed.
+            DispatchConflict: the key was used for another call.
         """
         async with self._group(members, key, owned) as group:
+            decision = None if key is None else await group.decision(key)
+            if decision is not None:
+                await self.result(_decided(decision, "first", group.ids, key))
             records: dict[str, Record] = {}
             async for record in group.ended():
                 if record.state is not State.SUCCEEDED:
-                    await self.result(record.id)
+                    decision = {"first": record.id}
+                    if key is not None:
+                        decision = await group.decide(key, decision)
+                    await self.result(_decided(decision, "first", group.ids, key))
                 records[record.id] = record
             return tuple(records[id] for id in group.ids)
 
@@ -181,24 +193,27 @@ class Combinators(Reading):
             owned: cancel handles too when this call is left.
         Raises:
             InvalidRequest: there are no members, or one is malformed.
+            DispatchConflict: the key was used for another call.
         """
-        if not timeout > 0:
-            raise InvalidRequest(f"timeout {timeout!r} is not a number of seconds above 0")
+        if not 0 < timeout <= MOST_SECONDS:
+            raise InvalidRequest(
+                f"timeout {timeout!r} is not a number of seconds above 0, and {MOST_SECONDS:g} at most"
+            )
         async with self._group(members, key, owned) as group:
             until = group.now() + timedelta(seconds=timeout)
             if key is not None:
                 decision = await group.decide(key, {"until": until.isoformat()})
-                until = datetime.fromisoformat(decision["until"])
+                until = datetime.fromisoformat(_decided(decision, "until", None, key))
             records: dict[str, Record] = {}
             with anyio.move_on_after(max(0.0, (until - group.now()).total_seconds())):
                 async for record in group.ended():
                     records[record.id] = record
             late = [id for id in group.ids if id not in records]
-            ended = await group.cancel(late, f"not ended within {timeout:g} s")
-            records |= {id: record for id, record in ended.items() if record.state is not State.CANCELLED}
+            records |= await group.cancel(late, f"not ended within {timeout:g} s")
+            ended = [records[id] for id in group.ids]
             return Joined(
-                tuple(records[id] for id in group.ids if id in records),
-                tuple(ended[id] for id in late if id not in records),
+                tuple(record for record in ended if record.state is not State.CANCELLED),
+                tuple(record for record in ended if record.state is State.CANCELLED),
             )
 
     async def join_all_settled(
@@ -269,13 +284,27 @@ class Combinators(Reading):
                 yield record
 
 
+def _decided(decision: Mapping[str, Any], word: str, ids: Sequence[str] | None, key: str | None) -> str:
+    """Return what was decided.
+
+    Parameters:
+        ids: of the members, where it is one of them.
+    Raises:
+        DispatchConflict: by another call than this one.
+    """
+    found = decision.get(word)
+    if found is None or (ids is not None and found not in ids):
+        raise DispatchConflict(f"the key {key!r} was used for another call; use a new one")
+    return str(found)
+
+
 def attempts_of(member: Member, attempts: int, key: str | None) -> list[Wanted]:
     """Check a workload that may be tried several times, and give each attempt its id.
 
     Raises:
         InvalidRequest: it is a handle, malformed, or `attempts` is no whole number above 0.
     """
-    if isinstance(attempts, bool) or attempts < 1:
+    if type(attempts) is not int or attempts < 1:
         raise InvalidRequest(f"attempts {attempts!r} is not a whole number above 0")
     [wanted] = prepared([member], None)
     if wanted.spec is None or wanted.id is not None:

@@ -15,7 +15,7 @@ from agora.client.claims import Claims
 from agora.client.opened import Opened
 from agora.errors import AgoraError
 from agora.model.cause import Cause
-from agora.model.record import Record
+from agora.model.record import Entry, Record
 
 if TYPE_CHECKING:
     from agora.client.client import AgoraClient
@@ -46,6 +46,7 @@ class Members:
         self._client = client
         self._store = parts.store
         self._supervision = parts.supervision
+        self._targets = parts.engine.core.targets
         self._claims = Claims(client, parts, leaving)
         self._tasks = parts.tasks
         self._wanted = wanted
@@ -74,21 +75,31 @@ class Members:
                 failures.append(error)
 
         try:
+            for one in self._wanted:
+                await self._check(one)
             async with anyio.create_task_group() as tasks:
                 for number, one in enumerate(self._wanted):
                     tasks.start_soon(begin, number, one)
             if failures:
                 raise failures[0]
+            self._supervision.ensure_foreground()
+            self._tasks.start_soon(self._look_after)
         except BaseException:
             await self._leave()
             raise
-        self._tasks.start_soon(self._look_after)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._leave(cancel=kind is not None)
+
+    async def _check(self, one: Wanted) -> None:
+        """Check what can be checked before anything starts."""
+        if one.spec is None:
+            await self._store.read(str(one.id))
+        else:
+            (await self._targets.configured(one.target)).check_spec(one.spec)
 
     async def _begin(self, number: int, one: Wanted) -> None:
         if one.spec is not None:
@@ -108,7 +119,8 @@ class Members:
 
     async def _look_after(self) -> None:
         """Tell every end once, and keep the claim on ours up, until the group is left."""
-        with self._scope, ExitStack() as interest:
+        # What is closed at the end of it all wakes who waits, also where the client is closed meanwhile.
+        with self._send, self._scope, ExitStack() as interest:
             for id in self.ids:
                 interest.enter_context(self._supervision.waiting_for(id))
             try:
@@ -124,15 +136,18 @@ class Members:
         async with self._store.pulse.listen() as ear:
             while len(self._ended) < len(self._ids):
                 versions = await self._store.open_versions()
+                over: list[Entry] = []
                 for id in self.ids:
                     if id in self._ended or (id in known and known[id] == versions.get(id)):
                         continue
                     entry = await self._store.read(id)
                     known[id] = entry.version
                     if entry.state.terminal:
-                        self._ended.add(id)
-                        self._claims.ended(id)
-                        self._tell(entry.public())
+                        over.append(entry)
+                for entry in sorted(over, key=lambda entry: entry.ended_at or self.now()):
+                    self._ended.add(entry.id)
+                    self._claims.ended(entry.id)
+                    self._tell(entry.public())
                 self._supervision.ensure_foreground()
                 await ear.wait(1.0)
 
@@ -141,9 +156,16 @@ class Members:
             self._send.send_nowait(what)
 
     async def ended(self) -> AsyncIterator[Record]:
-        """Yield every member's record when it has ended."""
+        """Yield every member's record when it has ended, in the order of the ends.
+
+        Raises:
+            AgoraError: they cannot be looked after any more.
+        """
         for _ in self._wanted:
-            told = await self._receive.receive()
+            try:
+                told = await self._receive.receive()
+            except anyio.EndOfStream:
+                raise AgoraError("the client was closed") from None
             if isinstance(told, Exception):
                 raise told
             yield told
@@ -158,14 +180,20 @@ class Members:
     async def cancel(self, ids: Sequence[str], reason: str) -> dict[str, Record]:
         """Cancel some members and wait until each is proven to be over, or cannot be proven to be."""
         records: dict[str, Record] = {}
+        failures: list[AgoraError] = []
 
         async def cancel(id: str) -> None:
-            await self._client.cancel(id, reason=reason)
-            records[id] = await self.proven(id)
+            try:
+                await self._client.cancel(id, reason=reason)
+                records[id] = await self.proven(id)
+            except AgoraError as error:
+                failures.append(error)  # one's failure keeps no other from being cancelled
 
         async with anyio.create_task_group() as tasks:
             for id in ids:
                 tasks.start_soon(cancel, id)
+        if failures:
+            raise failures[0]
         return records
 
     async def decision(self, key: str) -> dict[str, Any] | None:

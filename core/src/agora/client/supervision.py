@@ -50,7 +50,13 @@ class Supervision:
                 del interest[id]
 
     def ensure_foreground(self) -> None:
-        """Run the foreground supervisor unless it runs."""
+        """Run the foreground supervisor unless it runs.
+
+        Raises:
+            AgoraError: the client was closed.
+        """
+        if self._tasks.cancel_scope.cancel_called:
+            raise AgoraError("the client was closed")
         if not self._foreground:
             self._foreground = True
             self._tasks.start_soon(self._supervise)

@@ -85,7 +85,8 @@ def _secrets_kept(draft: Draft, fact: facts.SecretsKept) -> bool:
 def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
     entry = draft.entry
     if fact.type not in WORKER_TYPES:
-        draft.note("refused_worker_event", event=fact.type.value)
+        # Once, however often it is said and read: the record keeps so many notes and no more.
+        looking.note_once(draft, "refused_worker_event", event=fact.type.value)
         return False
     if fact.source:
         if fact.number <= entry.heard.get(fact.source, 0):

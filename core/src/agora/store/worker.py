@@ -53,6 +53,8 @@ class StoreWorker:
         self._on_commit = on_commit
         self._on_full = on_full
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
         self._synchronous = ""
         self._thread = threading.Thread(target=self._run, name="agora-store", daemon=True)
         self._thread.start()
@@ -68,12 +70,19 @@ class StoreWorker:
             spares: fail when the disk is full, rather than take the space that is kept for requests and ends.
         """
         job = _Job(run, durable, spares)
-        self._queue.put(job)
+        with self._closing:
+            if self._closed:
+                # Nobody would ever look at it.
+                job.future.set_exception(sqlite3.ProgrammingError("it was closed"))
+            else:
+                self._queue.put(job)
         return job.future
 
     def close(self) -> None:
         """Finish what is queued, then end the thread; a disk that hangs is waited for at most 10 s."""
-        self._queue.put(None)
+        with self._closing:
+            self._closed = True
+            self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
