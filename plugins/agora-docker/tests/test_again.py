@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 
 import anyio
 import pytest
 from agora.client import AgoraClient
+from agora.errors import ProviderError
 from agora.model.observation import SECOND_COPY, EndedBy, Handle, Phase, ReceiptKind
 from agora.model.record import Record, State
 from agora_docker import stopping, watch
@@ -74,6 +76,21 @@ def test_what_was_started_again_with_nobody_there_is_killed_by_the_next_watch(do
         eventually(lambda: not processes(handle.id))
         eventually(lambda: sink.pushed)
     assert [seen.reason for seen in sink.pushed[handle.id]] == [SECOND_COPY]
+
+
+def test_what_was_started_again_with_nobody_there_is_killed_before_it_is_released(docker: Docker) -> None:
+    handle = docker.start(*SLEEP)
+    docker.stop(handle, 10)
+    docker.end(handle)
+    again(docker, handle, "start")
+
+    def released() -> bool:
+        with contextlib.suppress(ProviderError):  # it has not ended yet
+            docker.provider.release(handle)
+        return docker.containers() == []
+
+    eventually(released)
+    assert processes(handle.id) == []
 
 
 def test_the_end_of_a_run_that_nobody_saw_is_not_blamed_on_the_restart(docker: Docker) -> None:

@@ -155,6 +155,8 @@ class DockerProvider:
         if found is not None:
             if not is_marked(found, handle.id, str(handle.data.get("installation", self._installation))):
                 raise ProviderError(f"{handle.id}: container {container[:12]} is not ours", retryable=False)
+            if found["State"]["Running"]:
+                self._copies.observe([handle])
             # Without force the engine refuses to remove one that runs.
             response = self._engine.request("DELETE", f"/containers/{container}", params={"v": "1"}, accept=(404, 409))
             if response.status_code == 409 and self._looker.inspect(container) is not None:
