@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agora.errors import ConfigError, Unreachable
-from agora.model.observation import Phase
+from agora.errors import ConfigError, ProviderError, Unreachable
+from agora.model.observation import Phase, ReceiptKind
 from agora_docker.config import DockerConfig
 from agora_docker.endpoint import resolve
+from agora_docker.testing.proxy import Proxy
 from agora_docker.transport import command
 from docker_harness import GRACEFUL, Docker, engine_socket, provider
 from engines import Certificates, PrivateEngine, SshServer, free_port
@@ -250,6 +251,22 @@ def test_no_permission_for_the_socket(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", program, f"unix://{closed}/docker.sock"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout.startswith("False no permission to connect"), done.stderr
+
+
+def test_an_engine_that_another_version_replaced(cuttable: Docker, proxy: Proxy) -> None:
+    """What was agreed on with the one before may be too old for it."""
+    handle = cuttable.started(*GRACEFUL)
+    engine = cuttable.provider._engine
+    engine._version = "1.99"
+    with pytest.raises(ProviderError, match="is too new"):
+        cuttable.look(handle)
+    proxy.cut()
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            cuttable.look(handle)
+    proxy.heal()
+    assert cuttable.look(handle).phase is Phase.RUNNING
+    assert cuttable.stop(handle, 10).kind is ReceiptKind.SIGNALLED
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import queue
 import ssl
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,7 +112,6 @@ class Engine:
         self._timeout = timeout
         self._agent = agent
         self._idle: queue.LifoQueue[APIClient] = queue.LifoQueue(_KEPT)
-        self._lock = threading.Lock()
         self._closed = False
         self._version: str | None = None
         self._facts: Facts | None = None
@@ -232,12 +230,14 @@ class Engine:
     # --- clients -----------------------------------------------------------------------------------------------
 
     def _borrow(self) -> APIClient:
+        version = self._version = self._version or self._negotiated()
         with contextlib.suppress(queue.Empty):
-            return self._idle.get_nowait()
-        with self._lock:
-            if self._version is None:
-                self._version = self._negotiated()
-        return self._client(self._version)
+            while True:
+                client = self._idle.get_nowait()
+                if client.api_version == version:
+                    return client
+                client.close()
+        return self._client(version)
 
     def _give_back(self, client: APIClient, kept: bool) -> None:
         if kept and not self._closed:
@@ -268,6 +268,9 @@ class Engine:
         client = self._client(API_VERSION)
         try:
             response = self._send(client, "GET", "", (None, None, None, None), self._timeout, False, "/version")
+        except Unreachable as error:
+            # Nothing was sent of what is to be asked.
+            raise Unreachable(str(error), sent=False) from error
         finally:
             client.close()
         if response.status_code >= 400:
@@ -320,7 +323,8 @@ class Engine:
         except requests.exceptions.ReadTimeout as error:
             raise NoAnswer(f"{self._endpoint.url} did not answer within {seconds:g} s") from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            self._facts = None
+            # Whoever answers next may be another engine, or another version of it.
+            self._facts = self._version = None
             raise self._failed(error) from error
         self._look_at_clock(answer, since)
         return answer
