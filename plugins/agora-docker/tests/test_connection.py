@@ -54,6 +54,13 @@ def test_without_anything_it_is_the_usual_socket(monkeypatch: pytest.MonkeyPatch
     assert resolve("t", DockerConfig()).url.endswith("///var/run/docker.sock")
 
 
+def test_a_user_without_a_home_gets_the_usual_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DOCKER_HOST", "DOCKER_CONFIG", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody knows the user
+    assert resolve("t", DockerConfig()).url == "unix:///var/run/docker.sock"
+
+
 @pytest.mark.parametrize("how", ["setting", "variable", "current"])
 def test_a_context_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
     here = f"unix://{engine_socket()}"

@@ -106,8 +106,15 @@ def _tls(source: str, ca: Path | None, cert: Path | None, key: Path | None, veri
 # --- as the docker command does ------------------------------------------------------------------------------------
 
 
+def _own() -> Path:
+    try:
+        return Path.home() / ".docker"
+    except RuntimeError:  # a user without a home, as in many containers
+        return Path("/nonexistent")
+
+
 def _folder() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    return Path(os.environ.get("DOCKER_CONFIG") or _own())
 
 
 def _surroundings() -> Endpoint:
@@ -128,7 +135,7 @@ def _surroundings() -> Endpoint:
 def _by_variables(source: str) -> Endpoint:
     certificates = os.environ.get("DOCKER_CERT_PATH")
     if certificates or os.environ.get("DOCKER_TLS_VERIFY"):
-        folder = Path(certificates) if certificates else Path.home() / ".docker"
+        folder = Path(certificates) if certificates else _own()
         _tls(source, folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
     found = kwargs_from_env()
     url = found.get("base_url") or DEFAULT_UNIX_SOCKET.replace("http+unix:", "unix:")
