@@ -5,6 +5,7 @@ from typing import Any
 import anyio
 import pytest
 from agora import AgoraError, CancelResult, DispatchConflict, DispatchFailed, InvalidRequest, State
+from agora.client import members
 from agora.errors import DispatchNotFound, StoreError, UnknownTarget
 from agora.testing import FakeClient
 
@@ -114,6 +115,23 @@ async def test_a_loser_that_cannot_be_cancelled_keeps_no_other_from_it(monkeypat
         with pytest.raises(StoreError, match="no space left"):
             await client.race([winner, stuck, other])
         assert [(await one.get()).state for one in (stuck, other)] == [State.RUNNING, State.CANCELLED]
+
+
+async def test_a_member_whose_target_does_not_answer_holds_up_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "STOP_SECONDS", -1.5)
+    async with FakeClient() as client:
+        winner, loser, late = [await client.dispatch(**ONE, grace=2) for _ in range(3)]
+        await client.finish(winner.id)
+        client.backend.away = True
+        with anyio.fail_after(30):
+            raced = await client.race([winner, loser])
+            joined = await client.join_all_with_timeout([winner, late], 0.1)
+        assert (raced.winner.id, [record.state for record in raced.losers]) == (winner.id, [State.STOPPING])
+        assert [record.id for record in joined.completed] == [winner.id]
+        assert [(record.id, record.state) for record in joined.cancelled] == [(late.id, State.STOPPING)]
+        client.backend.away = False
+        for one in (loser, late):
+            assert (await client.wait(one.id, timeout=30)).state is State.CANCELLED, "the stop was carried out then"
 
 
 @pytest.mark.parametrize("verb", ["race", "join_all_settled", "wait"])

@@ -189,6 +189,39 @@ def test_a_server_that_goes_away_is_said(spoken: Spoken) -> None:
     channel.release()
 
 
+def test_after_a_server_went_away_one_subscribes_anew(spoken: Spoken) -> None:
+    channel = RedisChannel(f"redis://127.0.0.1:{spoken.server_address[1]}/0")
+    broken = channel.subscribe("news")
+    spoken.subscribed[b"news"][0].connection.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match="closed the connection"):
+        broken.get(10)
+    again = channel.subscribe("news")
+    channel.publish("news", b"after")
+    assert again.get(10) == b"after"
+    with pytest.raises(OSError, match="closed the connection"):
+        broken.get(1)
+    channel.release()
+
+
+def test_a_subscription_that_the_server_refuses_is_none() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"-NOPERM this user has no permission\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        channel = RedisChannel(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        with pytest.raises(RedisError, match="NOPERM"):
+            channel.subscribe("news")
+        channel.release()
+        thread.join()
+
+
 @pytest.mark.parametrize("how", ["cancelled", "crashed", "succeeded"])
 def test_a_worker_releases_once_whatever_the_end_is(program: Start, how: str) -> None:
     one = program(

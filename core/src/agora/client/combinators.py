@@ -45,7 +45,8 @@ class Raced:
 
     Parameters:
         winner: the first that succeeded.
-        losers: what became of every other one, in the order given.
+        losers: what became of every other one, in the order given; one whose target does not answer is in `stopping`,
+            and is stopped when it does.
     """
 
     winner: Record
@@ -63,7 +64,8 @@ class Joined:
 
     Parameters:
         completed: those that ended by themselves, in the order given.
-        cancelled: those that were cancelled at the timeout, or by somebody else before, as they ended.
+        cancelled: those that were cancelled at the timeout, or by somebody else before, as they ended; one whose target
+            does not answer is in `stopping`, and is stopped when it does.
     """
 
     completed: tuple[Record, ...]
@@ -211,9 +213,10 @@ class Combinators(Reading):
             late = [id for id in group.ids if id not in records]
             records |= await group.cancel(late, f"not ended within {timeout:g} s")
             ended = [records[id] for id in group.ids]
+            cancelled = (State.CANCELLED, State.STOPPING)
             return Joined(
-                tuple(record for record in ended if record.state is not State.CANCELLED),
-                tuple(record for record in ended if record.state is State.CANCELLED),
+                tuple(record for record in ended if record.state not in cancelled),
+                tuple(record for record in ended if record.state in cancelled),
             )
 
     async def join_all_settled(

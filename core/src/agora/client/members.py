@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 PROOF_SECONDS = 30.0
 
 
+#: A stop that was accepted ends its dispatch, proven or not, within the grace and 60 s (contract 2). One that no target
+#: has accepted is waited for no longer: its member is told as it stands, in seconds beyond the grace.
+STOP_SECONDS = 75.0
+
+
 class Members:
     """An async context manager around one group.
 
@@ -177,15 +182,25 @@ class Members:
             return await self._client.wait(id, confirmed=True)
         return ended
 
+    async def _stopped(self, id: str) -> Record:
+        grace = (await self._store.read(id)).grace
+        with anyio.move_on_after(grace + STOP_SECONDS):
+            return await self.proven(id)
+        return (await self._store.read(id)).public()
+
     async def cancel(self, ids: Sequence[str], reason: str) -> dict[str, Record]:
-        """Cancel some members and wait until each is proven to be over, or cannot be proven to be."""
+        """Cancel some members and wait until each is proven to be over, or cannot be proven to be.
+
+        Returns:
+            their records; in `stopping` where the target does not answer.
+        """
         records: dict[str, Record] = {}
         failures: list[AgoraError] = []
 
         async def cancel(id: str) -> None:
             try:
                 await self._client.cancel(id, reason=reason)
-                records[id] = await self.proven(id)
+                records[id] = await self._stopped(id)
             except AgoraError as error:
                 failures.append(error)  # one's failure keeps no other from being cancelled
 

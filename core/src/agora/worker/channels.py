@@ -44,13 +44,15 @@ class Subscription:
 
     Parameters:
         topic: which.
+    Attributes:
+        why: what broke, where it was not released by anybody; null else.
     """
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
+        self.why: Exception | None = None
         self._messages: SimpleQueue[bytes | None] = SimpleQueue()
         self._released = False
-        self._why: Exception | None = None
 
     def get(self, seconds: float | None = None) -> bytes | None:
         """Wait for the next message.
@@ -64,14 +66,14 @@ class Subscription:
             OSError: the channel broke.
         """
         if self._released:
-            raise self._why or Released(self.topic)
+            raise self.why or Released(self.topic)
         try:
             message = self._messages.get(timeout=seconds)
         except Empty:
             return None
         if message is None:
             self._messages.put(None)  # for the next one who waits
-            raise self._why or Released(self.topic)
+            raise self.why or Released(self.topic)
         return message
 
     def put(self, message: bytes) -> None:
@@ -84,7 +86,7 @@ class Subscription:
         Parameters:
             why: what broke, where it was not released by anybody.
         """
-        self._why = self._why or why
+        self.why = self.why or why
         self._released = True
         self._messages.put(None)
 

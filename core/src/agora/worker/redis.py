@@ -223,7 +223,10 @@ class RedisChannel(Channel):
                 raise
 
     def subscribe(self, topic: str) -> Subscription:
-        """Hear a topic; from the return on no message is missed, unless the server is."""
+        """Hear a topic; from the return on no message is missed, unless the server is.
+
+        What was subscribed before the server went away stays broken; subscribing anew connects anew.
+        """
         subscription = Subscription(topic)
         with self._lock:
             self._check(topic)
@@ -231,11 +234,16 @@ class RedisChannel(Channel):
                 self._in = Connection(self._address, ANSWER_SECONDS)
                 threading.Thread(target=self._hear, args=(self._in,), name="agora-redis", daemon=True).start()
             confirmed = self._confirmed.setdefault(topic.encode(), threading.Event())
-            self._subscriptions.append(subscription)
             self._in.send("SUBSCRIBE", topic, seconds=ANSWER_SECONDS)
+            self._subscriptions.append(subscription)
         if not confirmed.wait(ANSWER_SECONDS):
+            with self._lock:
+                if subscription in self._subscriptions:
+                    self._subscriptions.remove(subscription)
             raise TimeoutError(f"Redis confirmed no subscription within {ANSWER_SECONDS:g} s")
         self._check(topic)
+        if subscription.why is not None:
+            raise subscription.why
         return subscription
 
     def release(self) -> None:
@@ -270,4 +278,6 @@ class RedisChannel(Channel):
             if not self._released:
                 why = error if isinstance(error, OSError) else ConnectionError(str(error))
                 connection.close()
-                self._end(why)
+                with self._lock:
+                    self._end(why)
+                    self._in, self._subscriptions, self._confirmed = None, [], {}
