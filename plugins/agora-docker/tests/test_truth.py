@@ -8,6 +8,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agora.errors import InvalidRequest, ProviderError
@@ -15,6 +16,7 @@ from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
 from agora_docker import body, looking
 from agora_docker.config import DockerConfig
+from agora_docker.engine import Engine, EngineError
 from agora_docker.story import Happened, Stories, Story
 from agora_docker.testing import images
 from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, fill_the_ring, processes
@@ -112,6 +114,36 @@ def test_release_removes_ours_and_only_what_has_ended(docker: Docker) -> None:
     docker.provider.release(handle)
     assert docker.containers() == []
     assert list(docker.directory.rglob("*.sent")) == list(docker.directory.rglob("*.stop")) == []
+
+
+def test_ends_are_looked_at_some_at_a_time_and_one_that_cannot_be_hides_no_other(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives, *over = [docker.start(*command) for command in (SLEEP, ("true",), ("false",), ("true",))]
+    for handle in over:
+        docker.end(handle)
+    broken = str(over[0].data["container"])
+    send, busy, most = Engine.request, [0], [0]
+
+    def slow(self: Engine, method: str, path: str, **arguments: Any) -> Any:
+        if broken in path:
+            raise EngineError(500, "layer does not exist")
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        time.sleep(0.3)  # as far away as another continent
+        busy[0] -= 1
+        return send(self, method, path, **arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "request", slow)
+        seen = docker.provider.observe([lives, *over])
+    assert [(one.phase, one.reachable, one.exit_code) for one in seen] == [
+        (Phase.RUNNING, True, None),
+        (Phase.RUNNING, False, None),
+        (Phase.ENDED, True, 1),
+        (Phase.ENDED, True, 0),
+    ]
+    assert most[0] > 1
 
 
 def test_two_installations_do_not_touch_each_other(docker: Docker) -> None:

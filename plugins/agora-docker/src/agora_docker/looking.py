@@ -7,7 +7,8 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 ENDED = ("exited", "dead")
 #: Above so many handles one list answers for all; up to it, asking for each is as quick.
 _FEW = 2
+#: So many are asked for at the same time.
+_AT_ONCE = 4
 #: Containers whose labels and start are kept.
 _KEPT = 5000
 #: Exit codes by which the init says that it could not start the command (tini, as env(1) and the shells).
@@ -294,15 +297,25 @@ class Looker:
         if len(handles) <= _FEW:
             return [self._one(handle) for handle in handles]
         listed = self.listed(id=[str(handle.data["container"]) for handle in handles])
-        states = {summary["Id"]: summary["State"] for summary in listed}
-        seen = []
-        for handle in handles:
-            container = str(handle.data["container"])
-            if states.get(container) in ("running", "paused"):
-                seen.append(Observation(phase=Phase.RUNNING, native={"container": container}))
-            else:
-                seen.append(self._one(handle))
-        return seen
+        running = {summary["Id"] for summary in listed if summary["State"] in ("running", "paused")}
+        # Some at a time: on a far engine a hundred ends one after the other would take longer than a look may.
+        threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="agora-docker-look")
+        try:
+            return list(threads.map(lambda handle: self._among(handle, running), handles))
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _among(self, handle: Handle, running: Collection[str]) -> Observation:
+        container = str(handle.data["container"])
+        native = {"container": container}
+        if container in running:
+            return Observation(phase=Phase.RUNNING, native=native)
+        try:
+            return self._one(handle)
+        except EngineError as error:
+            # What is wrong with one container must not hide the ends of the others.
+            logger.warning("dispatch %s cannot be looked at: %s", handle.id, error)
+            return Observation(phase=Phase.RUNNING, reachable=False, reason="engine_error", native=native)
 
     def _one(self, handle: Handle) -> Observation:
         inspected = self.inspect(str(handle.data["container"]))
