@@ -31,7 +31,7 @@ from agora.state import (
     SubmitBegan,
     WorkerSaid,
 )
-from agora.store import Filter, Store, rows
+from agora.store import Filter, Store, rows, schema
 from agora.store.schema import migrations
 
 Make = Callable[..., Entry]
@@ -145,6 +145,36 @@ def test_a_store_of_a_newer_version_is_left_alone_and_said_so(home: Path) -> Non
     with pytest.raises(StoreTooNew, match=r"version 9999.*upgrade agora-dispatch"):
         Store(home)
     assert (home / "agora.db").read_bytes() == before
+
+
+def test_a_store_of_an_older_version_is_read_on(
+    home: Path, make_entry: Make, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    before_owners = [step for step in migrations() if step[0] < 5]
+    with closing(sqlite3.connect(home / "agora.db")) as connection, monkeypatch.context() as patch:
+        patch.setattr(schema, "migrations", lambda: before_owners)
+        schema.migrate(connection)
+        body = make_entry("old", state=State.RUNNING).model_dump_json(exclude_defaults=True)
+        connection.execute(
+            "INSERT INTO dispatches (id, state, live, target, requested_at, version, body)"
+            " VALUES ('old', 'running', 1, 'paper', 0, 0, ?)",
+            (body,),
+        )
+        connection.commit()
+
+    async def work(store: Store) -> None:
+        assert (await store.read("old")).owner is None
+        await store.create(make_entry("new", owner="ann"))
+        assert [entry.id for entry in await store.listed(Filter())] == ["new", "old"]
+        assert [entry.id for entry in await store.listed(Filter(owner="ann"))] == ["new"]
+        assert (await store.apply("old", Noted("seen", {}))).entry.notes[0].type == "seen"
+
+    store = Store(home)
+    try:
+        run(work(store))
+    finally:
+        store.close()
 
 
 def test_the_installation_id_survives_a_wiped_database(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,7 +565,7 @@ def test_lists_are_filtered_by_everything_that_is_given_and_come_newest_first(
 
 FILTERS: list[dict[str, Any]] = [
     {}, {"states": [State.RUNNING, State.STOPPING]}, {"states": []}, {"run": "even"}, {"run": "odd", "name": "n3"},
-    {"target": "left"}, {"labels": {"team": "a"}}, {"labels": {"team": "a", "size": "1"}},
+    {"target": "left"}, {"owner": "ann"}, {"labels": {"team": "a"}}, {"labels": {"team": "a", "size": "1"}},
     {"before": datetime(2031, 1, 1, 3, tzinfo=UTC)},
 ]  # fmt: skip
 
@@ -549,7 +579,7 @@ def test_what_is_live_is_listed_as_the_rest_is_filtered(
             await store.create(
                 make_entry(
                     f"d{number}", run="even" if number % 2 == 0 else "odd", name=f"n{number}",
-                    target="left" if number < 4 else "right",
+                    target="left" if number < 4 else "right", owner=(None, "ann", "bob")[number % 3],
                     requested_at=datetime(2031, 1, 1, number, tzinfo=UTC),
                     labels={"team": "a" if number < 5 else "b", "size": str(number % 2)},
                 )
@@ -564,7 +594,7 @@ def test_what_is_live_is_listed_as_the_rest_is_filtered(
 
 def test_what_is_live_is_found_by_its_index_however_long_the_past_is(store: Store) -> None:
     query = rows.queries().list_live.sql
-    blank = dict.fromkeys(("states", "run", "name", "target", "before", "label", "content"))
+    blank = dict.fromkeys(("states", "run", "name", "target", "owner", "before", "label", "content"))
     with closing(sqlite3.connect(store.path)) as connection:
         plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", {**blank, "most": 9})]
     assert "SCAN dispatches USING INDEX dispatches_live" in plan

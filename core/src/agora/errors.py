@@ -41,6 +41,10 @@ class DispatchConflict(AgoraError):
     """The id is taken by a dispatch with another spec, in the store or on the backend."""
 
 
+class Forbidden(AgoraError):
+    """A group could not cancel one of its members, which belongs to another owner; nothing was started."""
+
+
 class StoreError(AgoraError):
     """The store cannot be read or written."""
 

@@ -54,6 +54,7 @@ class Session:
     Parameters:
         home: state directory; null means `AGORA_HOME` or the platform's place.
         actor: who asks, for the cause; null means the user's name.
+        owner: for whom, as given; null means `AGORA_OWNER`, empty nobody.
         verbose: how much to tell; above 0 an error comes with its traceback.
         supervisor: whether a background supervisor may be started.
         json: print JSON.
@@ -64,6 +65,7 @@ class Session:
 
     home: Path | None = None
     actor: str | None = None
+    owner: str | None = None
     verbose: int = 0
     supervisor: bool = True
     json: bool = False
@@ -71,13 +73,20 @@ class Session:
     sent: bool = False
     quiet: bool = False
 
+    @property
+    def acts_for(self) -> str | None:
+        """Whose dispatches alone can be cancelled; null for everybody's."""
+        from agora.client.asking import owner_of
+
+        return owner_of(self.owner)
+
     def client(self) -> AgoraClient:
         """Return a client for the session's options, not entered yet."""
         from agora.client import AgoraClient
         from agora.model.cause import Via
 
         home = self.home.absolute() if self.home else None
-        return AgoraClient(home, actor=self.actor, via=Via.CLI, supervisor=self.supervisor)
+        return AgoraClient(home, actor=self.actor, via=Via.CLI, owner=self.owner, supervisor=self.supervisor)
 
     def run(self, action: Callable[[AgoraClient], Awaitable[int]]) -> int:
         """Open a client, await `action` with it, close it and return the action's exit code."""
@@ -119,6 +128,10 @@ def _global_options() -> list[click.Parameter]:
             help="State directory; default $AGORA_HOME, else the user's state directory.", **common,
         ),
         click.Option(["--actor"], metavar="NAME", help="Who asks; default the user's name.", **common),
+        click.Option(
+            ["--owner"], metavar="NAME",
+            help="For whom: nothing else can be cancelled; default $AGORA_OWNER, else nobody.", **common,
+        ),
         click.Option(
             ["--supervisor/--no-supervisor"], default=True,
             help="Whether a background supervisor may be started.", **common,

@@ -86,9 +86,10 @@ def cancel(
     agora cancel --run nightly              everything live of a run
     agora cancel --run nightly report       the one of that name
     agora cancel --label team=data --older-than 2h --dry-run
+    agora cancel --all --owner agent-7      everything live of an owner
 
     Exits 0 where every stop is under way or done, 3 where one had ended before, 7 where one is recorded and not
-    accepted yet (it is tried again), 4 not found, 5 forbidden, 2 malformed, 1 the store cannot be reached;
+    accepted yet (it is tried again), 4 not found, 5 not yours, 2 malformed, 1 the store cannot be reached;
     of several the worst, in the order 0, 3, 7, 4, 5, 2, 1.
     """
     if not run:
@@ -99,7 +100,7 @@ def cancel(
         raise click.UsageError("--soft asks it to end by itself and --force kills it at once: choose one.")
     if children_grace is not None and children_force:
         raise click.UsageError("--children-grace gives those below time and --children-force kills them: choose one.")
-    selection = Selection(ids, run, dict(labels), older_than, target, everything)
+    selection = Selection(ids, run, dict(labels), older_than, target, everything, session.owner or None)
     selection.check()
     request = Request(reason, grace, force, soft, children_grace, children_force, wait)
 
@@ -107,8 +108,8 @@ def cancel(
         chosen = await selection.choose(client)
         if dry_run:
             return show_chosen(session, chosen)
-        if chosen.bulk and chosen.records:
-            ask(session, chosen.records, yes)
+        if chosen.bulk and (own := [record for record in chosen.records if not record.forbids(session.acts_for)]):
+            ask(session, own, yes)
         return await Cancelling(client, session, request).run(chosen)
 
     return session.run(action)
@@ -130,7 +131,7 @@ def show_chosen(session: Session, chosen: Chosen) -> int:
         say("nothing to cancel")
     for name in chosen.missing:
         say(f"{name}: no such dispatch")
-    codes = [_ended_code(record) for record in chosen.records]
+    codes = [_likely_code(session, record) for record in chosen.records]
     return worst([*codes, *(Exit.NOT_FOUND for _ in chosen.missing)])
 
 
@@ -168,7 +169,10 @@ def worst(codes: list[int]) -> int:
     return max(codes, key=order.index, default=int(Exit.OK))
 
 
-def _ended_code(record: Record) -> int:
+def _likely_code(session: Session, record: Record) -> int:
+    if why := record.forbids(session.acts_for):
+        say(f"{record.id}: not yours to cancel: {why}")
+        return Exit.FORBIDDEN
     return Exit.ENDED if record.state.terminal and record.state.value != "cancelled" else Exit.OK
 
 
@@ -314,7 +318,7 @@ def outcome_words(result: CancelResult) -> str:
         case "NOT_FOUND":
             words = "no such dispatch"
         case "FORBIDDEN":
-            words = "is not yours to cancel"
+            words = "is not yours to cancel" + (f": {result.error.message}" if result.error else "")
         case "NOT_RECORDED":
             words = f"could not be asked to stop: {result.error.message if result.error else 'its record is damaged'}"
         case already:

@@ -63,14 +63,14 @@ def ps(
 ) -> int:  # fmt: skip
     """List dispatches, the newest first: the live ones, or with --all every one.
 
-    Live are those that have not ended, and those whose end is not confirmed yet.
+    Live are those that have not ended, and those whose end is not confirmed yet. With --owner, those of that owner.
     """
 
     async def action(client: AgoraClient) -> int:
         records = await client.list(
             states=states or None, live=None if everything or states else True,
-            run=run, name=name, labels=dict(labels) or None, target=target, older_than=older_than, limit=limit,
-            refresh=refresh,
+            run=run, name=name, labels=dict(labels) or None, target=target, owner=session.owner or None,
+            older_than=older_than, limit=limit, refresh=refresh,
         )  # fmt: skip
         if session.json:
             for record in records:
@@ -85,14 +85,17 @@ def ps(
 
 
 def print_records(records: Sequence[Record]) -> None:
-    """Write records as a table."""
-    print_table(("ID", "NAME", "STATE", "TARGET", "AGE", "CAUSE"), [_row(r) for r in records], colour=2)
+    """Print a table of dispatches, with their owners where any has one."""
+    owned = any(record.owner for record in records)
+    titles = ("ID", "NAME", "STATE", "TARGET", *(("OWNER",) if owned else ()), "AGE", "CAUSE")
+    print_table(titles, [_row(record, owned) for record in records], colour=2)
 
 
-def _row(record: Record) -> tuple[str, ...]:
+def _row(record: Record, owned: bool) -> tuple[str, ...]:
     name = "/".join(part for part in (record.run, record.name) if part) or "-"
     age = span(seconds_since(record.requested_at))
-    return record.id, name, state_words(record), record.target, age, cause_words(record.cause) or "-"
+    owner = (record.owner or "-",) if owned else ()
+    return record.id, name, state_words(record), record.target, *owner, age, cause_words(record.cause) or "-"
 
 
 @click.command(cls=AgoraCommand)
@@ -137,6 +140,7 @@ def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
         ("Name", "/".join(part for part in (record.run, record.name) if part)),
         ("Command", command),
         ("State", state_words(record)),
+        ("Owner", record.owner or ""),
         ("Target", f"{record.target} (provider {record.provider})"),
         ("Cause", cause_words(record.cause)),
         ("Policy", record.cause.policy or "" if record.cause else ""),

@@ -43,6 +43,7 @@ class Selection:
     older_than: timedelta | None
     target: str | None
     everything: bool
+    owner: str | None = None
 
     def check(self) -> None:
         """Refuse a selection that is empty or contradicts itself, before anything is read."""
@@ -61,8 +62,9 @@ class Selection:
         if self.ids:
             return await self._by_id(client)
         records = await client.list(
-            live=True, run=self.run, labels=self.labels or None, older_than=self.older_than, target=self.target
-        )
+            live=True, run=self.run, labels=self.labels or None, older_than=self.older_than, target=self.target,
+            owner=self.owner,
+        )  # fmt: skip
         # "Live" includes ended ones that are not confirmed yet; there is nothing left to ask of those.
         records = [record for record in records if not record.state.terminal]
         missing = []

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from agora.errors import InvalidRequest
+from agora.errors import ConfigError, InvalidRequest
 from agora.model.record import State
-from agora.model.spec import Spec
+from agora.model.spec import Name, Spec
 
 if TYPE_CHECKING:
     from agora.state import Children
@@ -41,6 +41,26 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
+
+
+def owner_of(given: str | None) -> str | None:
+    """Return for whom a client acts; null for one that may cancel everything.
+
+    Parameters:
+        given: the name, empty for nobody; `AGORA_OWNER` where null.
+    Raises:
+        InvalidRequest: it is no plain name.
+    """
+    owner = os.environ.get("AGORA_OWNER") if given is None else given
+    if not owner:
+        return None
+    try:
+        return TypeAdapter(Name).validate_python(owner)
+    except ValidationError:
+        kind, what = (ConfigError, "AGORA_OWNER") if given is None else (InvalidRequest, "owner")
+        raise kind(
+            f"{what} is no plain name: letters, digits, and inner dots, dashes and underscores, at most 63"
+        ) from None
 
 
 def spec_of(spec: Spec | None, fields: dict[str, Any]) -> Spec:

@@ -144,11 +144,12 @@ class BlockingClient:
         settings: Settings | None = None,
         actor: str | None = None,
         via: Via = Via.API,
+        owner: str | None = None,
         supervisor: bool = True,
         extensions: Sequence[object] = (),
     ) -> None:
         self._client = AgoraClient(
-            home, settings=settings, actor=actor, via=via, supervisor=supervisor, extensions=extensions
+            home, settings=settings, actor=actor, via=via, owner=owner, supervisor=supervisor, extensions=extensions
         )
         self._portal: Portal | None = None
 
@@ -267,6 +268,7 @@ class BlockingClient:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         target: str | None = None,
+        owner: str | None = None,
         older_than: timedelta | None = None,
         limit: int | None = None,
         refresh: bool = False,
@@ -281,6 +283,7 @@ class BlockingClient:
                 name=name,
                 labels=labels,
                 target=target,
+                owner=owner,
                 older_than=older_than,
                 limit=limit,
                 refresh=refresh,

@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
-from agora.client.asking import Wanted, age_of, children_of, invalid, spec_of, user_name
+from agora.client.asking import Wanted, age_of, children_of, invalid, owner_of, spec_of, user_name
 from agora.client.combinators import Combinators
 from agora.client.handle import DispatchHandle
 from agora.client.opened import Opened
@@ -52,9 +52,12 @@ class AgoraClient(Combinators):
         settings: the configuration; read from files and variables by default.
         actor: who asks, in every cause; the user's name by default.
         via: the front door, in every cause.
+        owner: for whom it acts, a plain name: what it dispatches belongs to them, and it may cancel nothing else;
+            `AGORA_OWNER` by default. Without one, or where this is empty, it may cancel everything.
         supervisor: false leaves dispatches that outlive the client without anybody, and says so on their records.
         extensions: hook wrappers and listeners besides the installed ones.
     Raises:
+        InvalidRequest: the owner is no plain name.
         StoreError: the state directory cannot be used (when entered).
         ConfigError: the configuration is wrong (when it is needed: what runs can be stopped all the same).
     """
@@ -66,6 +69,7 @@ class AgoraClient(Combinators):
         settings: Settings | None = None,
         actor: str | None = None,
         via: Via = Via.API,
+        owner: str | None = None,
         supervisor: bool = True,
         extensions: Sequence[object] = (),
     ) -> None:
@@ -73,6 +77,7 @@ class AgoraClient(Combinators):
         self._settings = settings
         self._actor = actor
         self._via = via
+        self._owner = owner_of(owner)
         self._wants_supervisor = supervisor
         self._extensions = tuple(extensions)
         self._parts: Opened | None = None
@@ -84,7 +89,9 @@ class AgoraClient(Combinators):
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         background = self._wants_supervisor and settings.supervisor
-        self._parts = Opened(store, settings, tasks, extensions=self._extensions, background=background)
+        self._parts = Opened(
+            store, settings, tasks, extensions=self._extensions, background=background, owner=self._owner
+        )
         return self
 
     async def __aexit__(
@@ -143,7 +150,7 @@ class AgoraClient(Combinators):
             its handle; the same one for the same id and spec. A definite refusal to start is a record in `failed`.
         Raises:
             InvalidRequest: the spec, the target or the configuration is wrong; nothing was recorded.
-            DispatchConflict: the id, or the name in its run, is taken by another spec.
+            DispatchConflict: the id, or the name in its run, is taken by another spec, or the id by another owner.
             StoreError: the store cannot be written; nothing was started.
         """
         entry = await self._opened.dispatcher.dispatch(spec_of(spec, fields), target, id, parent)
@@ -161,10 +168,10 @@ class AgoraClient(Combinators):
 
         return Run(self, name, self._leaving("its run was left"), opened=lambda: self._opened, group=self._members)
 
-    def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
+    def _members(self, wanted: Sequence[Wanted], owned: bool, cancels: bool = False) -> Members:
         from agora.client.members import Members
 
-        return Members(self, self._opened, wanted, owned, self._leaving("its group was left"))
+        return Members(self, self._opened, wanted, owned, cancels, self._leaving("its group was left"))
 
     def _leaving(self, reason: str) -> Cause:
         return self._cause(reason).model_copy(update={"policy": "owner_gone"})
@@ -194,14 +201,14 @@ class AgoraClient(Combinators):
                 `soft`, each with its own grace.
             cause: the whole cause, instead of this client's actor and `reason`.
         Returns:
-            what became of it, within 10 s.
+            what became of it, within 10 s; `FORBIDDEN`, and nothing was done, where it belongs to somebody else.
         Raises:
             InvalidRequest: malformed; nothing was recorded.
             StoreError: the store cannot be reached.
         """
         children = children_of(children_grace, children_force)
         why = cause or self._cause(reason)
-        result, after = await self._opened.engine.cancel(id, why, grace, force, soft, children)
+        result, after = await self._opened.engine.cancel(id, why, grace, force, soft, children, self._owner)
         if after is not None and after.unsettled:
             await self._opened.supervision.ensure_background(after)
         return result

@@ -93,15 +93,16 @@ class Combinators(Reading):
     Members are handles, or specs that are dispatched here. Leaving by an error or by a cancellation cancels the members
     that were dispatched here (and handles too with `owned`), with the policy `owner_gone`; so does the death of this
     process, within 30 s, by the background supervisor. With a `key`, members get ids made of it and decisions are
-    written down: the same call after a crash goes on with the same dispatches and gives the same answer.
+    written down: the same call after a crash goes on with the same dispatches and gives the same answer. A handle that
+    belongs to another owner is `Forbidden` in a race, with a timeout, and with `owned`.
     """
 
     @abstractmethod
-    def _members(self, wanted: Sequence[Wanted], owned: bool) -> Members:
+    def _members(self, wanted: Sequence[Wanted], owned: bool, cancels: bool = False) -> Members:
         """Make a group."""
 
-    def _group(self, members: Sequence[Member], key: str | None, owned: bool) -> Members:
-        return self._members(prepared(members, key), owned)
+    def _group(self, members: Sequence[Member], key: str | None, owned: bool, *, cancels: bool = False) -> Members:
+        return self._members(prepared(members, key), owned, cancels)
 
     @abstractmethod
     async def dispatch(
@@ -132,10 +133,11 @@ class Combinators(Reading):
             owned: cancel handles too when this call is left.
         Raises:
             InvalidRequest: there are no members, or one is malformed.
+            Forbidden: a handle belongs to another owner, so that it could not be cancelled; nothing was started.
             NoneSucceeded: all ended otherwise; carries their records.
             DispatchConflict: the key was used for another call.
         """
-        async with self._group(members, key, owned) as group:
+        async with self._group(members, key, owned, cancels=True) as group:
             decision = None if key is None else await group.decision(key)
             records: dict[str, Record] = {}
             if decision is None:
@@ -195,13 +197,14 @@ class Combinators(Reading):
             owned: cancel handles too when this call is left.
         Raises:
             InvalidRequest: there are no members, or one is malformed.
+            Forbidden: a handle belongs to another owner, so that it could not be cancelled; nothing was started.
             DispatchConflict: the key was used for another call.
         """
         if not 0 < timeout <= MOST_SECONDS:
             raise InvalidRequest(
                 f"timeout {timeout!r} is not a number of seconds above 0, and {MOST_SECONDS:g} at most"
             )
-        async with self._group(members, key, owned) as group:
+        async with self._group(members, key, owned, cancels=True) as group:
             until = group.now() + timedelta(seconds=timeout)
             if key is not None:
                 decision = await group.decide(key, {"until": until.isoformat()})

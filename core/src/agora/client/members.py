@@ -13,7 +13,7 @@ import anyio
 from agora.client.asking import Wanted
 from agora.client.claims import Claims
 from agora.client.opened import Opened
-from agora.errors import AgoraError
+from agora.errors import AgoraError, Forbidden
 from agora.model.cause import Cause
 from agora.model.record import Entry, Record
 
@@ -37,6 +37,7 @@ class Members:
         parts: the client's.
         wanted: the members.
         owned: whether those that are there already are ours too.
+        cancels: whether some are cancelled while the group goes on.
         leaving: the cause with which ours are cancelled when the group is left by an error or a cancellation.
     """
 
@@ -46,6 +47,7 @@ class Members:
         parts: Opened,
         wanted: Sequence[Wanted],
         owned: bool,
+        cancels: bool,
         leaving: Cause,
     ) -> None:
         self._client = client
@@ -54,8 +56,10 @@ class Members:
         self._targets = parts.engine.core.targets
         self._claims = Claims(client, parts, leaving)
         self._tasks = parts.tasks
+        self._owner = parts.owner
         self._wanted = wanted
         self._owned = owned
+        self._cancels = cancels or owned
         self._ids: dict[int, str] = {}
         self._ended: set[str] = set()
         self._scope = anyio.CancelScope()
@@ -100,9 +104,15 @@ class Members:
         await self._leave(cancel=kind is not None)
 
     async def _check(self, one: Wanted) -> None:
-        """Check what can be checked before anything starts."""
+        """Check what can be checked before anything starts.
+
+        Raises:
+            Forbidden: this group could not cancel it, since it belongs to another owner.
+        """
         if one.spec is None:
-            await self._store.read(str(one.id))
+            entry = await self._store.read(str(one.id))
+            if self._cancels and (why := entry.forbids(self._owner)) is not None:
+                raise Forbidden(f"dispatch {one.id} cannot be a member of a group that may cancel it: {why}")
         else:
             (await self._targets.configured(one.target)).check_spec(one.spec)
 

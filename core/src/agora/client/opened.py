@@ -29,6 +29,7 @@ class Opened:
         tasks: where sends and the foreground supervisor run.
         extensions: heard on every event, wrapped around every target, besides the installed ones.
         background: whether to start the background supervisor.
+        owner: for whom the client acts; null for one that may cancel everything.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Opened:
         *,
         extensions: Sequence[object],
         background: bool,
+        owner: str | None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.tasks = tasks
+        self.owner = owner
         self._extensions = extensions
         self._background = background
         self._engine: Engine | None = None
@@ -70,7 +73,7 @@ class Opened:
         if self._dispatcher is None:
             from agora.client.sending import Dispatcher
 
-            self._dispatcher = Dispatcher(self.engine, self.supervision, self.tasks)
+            self._dispatcher = Dispatcher(self.engine, self.supervision, self.tasks, self.owner)
         return self._dispatcher
 
     async def sent(self) -> None:

@@ -67,6 +67,7 @@ class Reading(ABC):
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         target: str | None = None,
+        owner: str | None = None,
         older_than: timedelta | None = None,
         limit: int | None = None,
         refresh: bool = False,
@@ -74,7 +75,8 @@ class Reading(ABC):
         """List records, newest first.
 
         Parameters:
-            states, live, run, name, labels, target: only those that match all that is given; states by their names too.
+            states, live, run, name, labels, target, owner: only those that match all that is given; states by their
+                names too.
             older_than: only those requested at least so long ago.
             limit: at most so many.
             refresh: ask the targets of live ones first, for at most 2 s.
@@ -89,6 +91,7 @@ class Reading(ABC):
             run,
             name,
             target,
+            owner,
             dict(labels or {}),
             before,
             _checked(limit),

@@ -96,7 +96,7 @@ class Run:
         if self._outcome is None:
             # What the process before has left behind lives until its claims run out, unless we take them over.
             for entry in await parts.store.listed(Filter(live=True, run=self.name)):
-                if entry.owned is not None:
+                if entry.owned is not None and not entry.forbids(parts.owner):
                     await self._claims.hold(entry.id)
         parts.tasks.start_soon(self._keep, self._claims, self._scope)
         return self
@@ -197,7 +197,7 @@ class Run:
         Parameters:
             how: as `AgoraClient.cancel` takes them.
         Returns:
-            what became of each.
+            what became of each; `FORBIDDEN` for what belongs to another owner.
         Raises:
             ExceptionGroup: of what `AgoraClient.cancel` raises, where some could not be asked; the others were.
         """

@@ -55,10 +55,12 @@ class Dispatcher:
         engine: the engine.
         supervision: who looks after what is sent.
         tasks: where sends run.
+        owner: for whom.
     """
 
-    def __init__(self, engine: Engine, supervision: Supervision, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, engine: Engine, supervision: Supervision, tasks: anyio.abc.TaskGroup, owner: str | None) -> None:
         self._engine = engine
+        self._owner = owner
         self._supervision = supervision
         self._tasks = tasks
         self._sends = Sends()
@@ -84,9 +86,10 @@ class Dispatcher:
         engine = self._engine
         if "timeout" not in spec.model_fields_set:
             spec = spec.model_copy(update={"timeout": min(spec.timeout, engine.settings.timeout_cap)})
+        spec = spec.for_owner(self._owner)
         above = await self._parent() if parent is None else parent
         claim = None if owned is None else self.ownership()
-        entry, where, new = await engine.record(spec, target, id, parent=above or None, owned=claim)
+        entry, where, new = await engine.record(spec, target, id, parent=above or None, owned=claim, owner=self._owner)
         if owned is not None:
             owned.add(entry.id)
         if new:

@@ -50,6 +50,7 @@ class Canceller:
         force: bool,
         soft: int | None = None,
         children: Children | None = None,
+        owner: str | None = None,
     ) -> tuple[CancelResult, Entry | None]:
         """Record a request and make the first attempt; comes back within 10 s.
 
@@ -60,6 +61,7 @@ class Canceller:
             force: kill without grace.
             soft: seconds for which its worker is asked to end by itself, before the stop is sent.
             children: how those below it are stopped; by default like it, each with its own grace.
+            owner: for whom; what belongs to anybody else is left alone. Null may cancel everything.
         Returns:
             the answer, and the entry as it was stored then.
         Raises:
@@ -75,6 +77,8 @@ class Canceller:
             entry = await self._core.store.read(id)
         except DispatchNotFound:
             return CancelResult(id=id, outcome=Outcome.NOT_FOUND), None
+        if (why := entry.forbids(owner)) is not None:
+            return CancelResult(id=id, outcome=Outcome.FORBIDDEN, error=_forbidden(why)), None
         asked = replace(await self._asked(entry, cause, grace or None, force), soft=soft, children=children)
         requested = await self._core.request(entry, asked)
         below = [one for one in requested.below if one.answer in _ASKED]
@@ -241,6 +245,10 @@ def _result(entry: Entry, outcome: Outcome) -> CancelResult:
 def _not_recorded(id: str, why: str) -> CancelResult:
     error = Failure(type="damaged_record", message=why, retryable=False)
     return CancelResult(id=id, outcome=Outcome.NOT_RECORDED, error=error)
+
+
+def _forbidden(why: str) -> Failure:
+    return Failure(type="forbidden", message=f"{why}; nothing was changed", retryable=False)
 
 
 def _error(entry: Entry) -> Failure:

@@ -54,21 +54,28 @@ class Engine:
         self._identified: set[str] = set()
 
     async def record(
-        self, spec: Spec, target_name: str | None, id: str | None, *, parent: str | None, owned: Lease | None
+        self,
+        spec: Spec,
+        target_name: str | None,
+        id: str | None,
+        *,
+        parent: str | None,
+        owned: Lease | None,
+        owner: str | None,
     ) -> tuple[Entry, Target, bool]:
         """Check and write down a dispatch; nothing is sent yet.
 
         Parameters:
-            parent, owned: see `Submitter.record`.
+            parent, owned, owner: see `Submitter.record`.
         Returns:
             the entry, its target, and whether it is new.
         Raises:
             InvalidRequest: the spec or the target is wrong; nothing was recorded.
-            DispatchConflict: the id or the name is taken by another spec.
+            DispatchConflict: the id or the name is taken by another spec, or the id by another owner.
         """
         target = await self.core.targets.configured(target_name)
         await self._same_backend(target)
-        entry, new = await self._submitter.record(spec, target, id, parent=parent, owned=owned)
+        entry, new = await self._submitter.record(spec, target, id, parent=parent, owned=owned, owner=owner)
         return entry, target, new
 
     async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
@@ -101,9 +108,10 @@ class Engine:
         force: bool = False,
         soft: int | None = None,
         children: Children | None = None,
+        owner: str | None = None,
     ) -> tuple[CancelResult, Entry | None]:
         """Cancel; see `Canceller.cancel`."""
-        result, after = await self._canceller.cancel(id, cause, grace, force, soft, children)
+        result, after = await self._canceller.cancel(id, cause, grace, force, soft, children, owner)
         await self.core.answered(result)
         return result, after
 

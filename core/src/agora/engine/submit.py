@@ -70,18 +70,26 @@ class Submitter:
         self._deliverer = deliverer
 
     async def record(
-        self, spec: Spec, target: Target, id: str | None, *, parent: str | None = None, owned: Lease | None = None
+        self,
+        spec: Spec,
+        target: Target,
+        id: str | None,
+        *,
+        parent: str | None = None,
+        owned: Lease | None = None,
+        owner: str | None = None,
     ) -> tuple[Entry, bool]:
         """Check everything that can be checked, then write the dispatch down.
 
         Parameters:
             parent: the dispatch whose cancel cancels this one.
             owned: the claim of the process that wants it cancelled when it goes.
+            owner: for whom it is dispatched.
         Returns:
             the stored entry, and whether it is new.
         Raises:
             InvalidRequest: the target cannot honour the spec.
-            DispatchConflict: the id or the name is taken by another spec.
+            DispatchConflict: the id or the name is taken by another spec, or the id by another owner.
         """
         chosen = new_dispatch_id() if id is None else check_dispatch_id(id)
         cap = self._core.settings.timeout_cap
@@ -95,6 +103,7 @@ class Submitter:
             id=chosen,
             name=spec.name,
             run=spec.run,
+            owner=owner,
             target=target.name,
             provider=target.config.provider,
             state=State.PENDING,

@@ -29,12 +29,12 @@ class CancelResult(Model):
     Parameters:
         id: the dispatch.
         outcome: what became of the request.
-        state: the stored state; null where there is no such dispatch.
+        state: the stored state; null where there is no such dispatch, or it is not this caller's.
         cause: the cause that stands: the first one recorded.
         delivered: whether a backend accepted the stop.
         degraded: what could not be done as asked and was replaced by the nearest possible thing.
         effective_grace: seconds of grace in force, where known.
-        error: why it is not delivered yet.
+        error: why it is not delivered yet, or why it is forbidden.
         children: what became of the dispatches that this one's cancel cancels, theirs included; of those that had
             ended the newest 20.
         more_children: how many more below it had ended.

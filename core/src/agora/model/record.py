@@ -53,12 +53,14 @@ class Record(Model):
     Flags are null where nothing is known. `confirmed`: proof of death, or that it can never start.
     `forced`: it had to be killed after the grace, known as `evidence` says. `acknowledged`: the worker itself
     reported a clean cancel; false where it said that it did not get done in time. `delivered`: a backend accepted the
-    stop. `deadline` is `submitted_at` + `timeout`.
+    stop. `deadline` is `submitted_at` + `timeout`. `owner`: for whom it was dispatched; only clients of that owner, and
+    those without one, may cancel it.
     """
 
     id: str
     name: str | None = None
     run: str | None = None
+    owner: str | None = None
     target: str
     provider: str
     state: State
@@ -86,6 +88,13 @@ class Record(Model):
     native: dict[str, Any] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+
+    def forbids(self, owner: str | None) -> str | None:
+        """Say in words why a client that acts for `owner` may not cancel it; null where it may."""
+        if owner is None or owner == self.owner:
+            return None
+        whose = "has no owner" if self.owner is None else f"belongs to {self.owner}"
+        return f"it {whose}, and this client acts for {owner}"
 
 
 class Lease(Model):

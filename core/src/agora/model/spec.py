@@ -14,10 +14,11 @@ MIN_GRACE = 2
 DEFAULT_GRACE = 30
 #: Linux refuses a single argument or `NAME=value` above MAX_ARG_STRLEN (131,072 bytes with its NUL), execve(2).
 MAX_STRING_BYTES = 131_071
-#: What `Spec.with_worker` adds; no part of what was asked for.
+#: What Agora adds; no part of what was asked for.
 WORKER_VARIABLES = frozenset(
     {
         "AGORA_DISPATCH_ID",
+        "AGORA_OWNER",
         "AGORA_WORKER_GRACE",
         "AGORA_WORKER_HEARTBEAT",
         "AGORA_WORKER_INBOX",
@@ -144,6 +145,12 @@ class Spec(Model):
         data = self.model_dump(mode="json", exclude={"secrets", *unasked})
         data["secrets"] = sorted(self.secrets)
         return data
+
+    def for_owner(self, owner: str | None) -> "Spec":
+        """Return the spec with the variable by which what the workload itself dispatches belongs to the same owner."""
+        if owner is None:
+            return self
+        return self.model_copy(update={"env": {**self.env, "AGORA_OWNER": owner}})
 
     def with_worker(self, dispatch_id: str, inbox: str | None = None) -> "Spec":
         """Return the spec as it is sent: with the variables that tell a worker inside what was agreed.

@@ -1,8 +1,8 @@
--- name: insert_dispatch(id, state, live, holds_secrets, target, run, name, parent, requested_at, ended_at, version, body)!
+-- name: insert_dispatch(id, state, live, holds_secrets, target, run, name, owner, parent, requested_at, ended_at, version, body)!
 INSERT INTO dispatches
-    (id, state, live, holds_secrets, target, run, name, parent, requested_at, ended_at, version, body)
+    (id, state, live, holds_secrets, target, run, name, owner, parent, requested_at, ended_at, version, body)
 VALUES
-    (:id, :state, :live, :holds_secrets, :target, :run, :name, :parent, :requested_at, :ended_at, :version, :body);
+    (:id, :state, :live, :holds_secrets, :target, :run, :name, :owner, :parent, :requested_at, :ended_at, :version, :body);
 
 -- name: update_dispatch(state, live, holds_secrets, ended_at, version, body, id, previous)!
 UPDATE dispatches
@@ -26,19 +26,20 @@ SELECT id FROM dispatches WHERE id LIKE :prefix OR id LIKE :suffix ORDER BY id L
 -- name: id_of_name(run, name)$
 SELECT id FROM dispatches WHERE run = :run AND name = :name;
 
--- name: list_dispatches(live, states, run, name, target, before, label, content, most)
+-- name: list_dispatches(live, states, run, name, target, owner, before, label, content, most)
 SELECT id, body FROM dispatches
 WHERE (CAST(:live AS INTEGER) IS NULL OR live = :live)
   AND (CAST(:states AS TEXT) IS NULL OR :states LIKE '%,' || state || ',%')
   AND (CAST(:run AS TEXT) IS NULL OR run = :run)
   AND (CAST(:name AS TEXT) IS NULL OR name = :name)
   AND (CAST(:target AS TEXT) IS NULL OR target = :target)
+  AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
   AND (CAST(:before AS DOUBLE PRECISION) IS NULL OR requested_at < :before)
   AND (CAST(:label AS TEXT) IS NULL OR id IN (SELECT dispatch_id FROM labels WHERE label = :label AND content = :content))
 ORDER BY requested_at DESC, id DESC
 LIMIT :most;
 
--- name: list_live(states, run, name, target, before, label, content, most)
+-- name: list_live(states, run, name, target, owner, before, label, content, most)
 -- The plus keeps SQLite from walking through all of the past by the index of its times.
 SELECT id, body FROM dispatches
 WHERE live = 1
@@ -46,6 +47,7 @@ WHERE live = 1
   AND (CAST(:run AS TEXT) IS NULL OR run = :run)
   AND (CAST(:name AS TEXT) IS NULL OR name = :name)
   AND (CAST(:target AS TEXT) IS NULL OR target = :target)
+  AND (CAST(:owner AS TEXT) IS NULL OR owner = :owner)
   AND (CAST(:before AS DOUBLE PRECISION) IS NULL OR requested_at < :before)
   AND (CAST(:label AS TEXT) IS NULL OR id IN (SELECT dispatch_id FROM labels WHERE label = :label AND content = :content))
 ORDER BY +requested_at DESC, id DESC

@@ -46,6 +46,7 @@ class Filter:
     run: str | None = None
     name: str | None = None
     target: str | None = None
+    owner: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     before: datetime | None = None
     most: int | None = None
@@ -60,6 +61,7 @@ def _columns(entry: Entry) -> dict[str, Any]:
         "target": entry.target,
         "run": entry.run,
         "name": entry.name,
+        "owner": entry.owner,
         "parent": entry.parent,
         "requested_at": entry.requested_at.timestamp(),
         "ended_at": None if entry.ended_at is None else entry.ended_at.timestamp(),
@@ -78,7 +80,7 @@ def insert(connection: sqlite3.Connection, entry: Entry) -> None:
 def update(connection: sqlite3.Connection, entry: Entry, previous: int) -> bool:
     """Write an entry if its version is still `previous`; returns whether it was."""
     columns = _columns(entry)
-    for name in ("target", "run", "name", "parent", "requested_at"):
+    for name in ("target", "run", "name", "owner", "parent", "requested_at"):
         del columns[name]
     return bool(queries().update_dispatch(connection, previous=previous, **columns) == 1)
 
@@ -123,6 +125,7 @@ def listed(connection: sqlite3.Connection, wanted: Filter) -> list[Entry]:
         "run": wanted.run,
         "name": wanted.name,
         "target": wanted.target,
+        "owner": wanted.owner,
         "before": None if wanted.before is None else wanted.before.timestamp(),
         "label": first[0],
         "content": first[1],

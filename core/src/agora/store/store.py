@@ -83,7 +83,7 @@ class Store:
         Returns:
             the stored entry, the events written, and whether it is new.
         Raises:
-            DispatchConflict: the id, or the name in its run, is taken by another spec.
+            DispatchConflict: the id, or the name in its run, is taken by another spec, or the id by another owner.
             InvalidRequest: there is no such parent, or it is being stopped or over; or the run is over.
         """
 
@@ -92,6 +92,9 @@ class Store:
             if stored is not None:
                 if stored.digest != entry.digest or stored.target != entry.target:
                     raise DispatchConflict(f"dispatch {entry.id} exists with another spec or target; use a new id")
+                if stored.owner != entry.owner:
+                    whose = [f"for {owner}" if owner else "without an owner" for owner in (stored.owner, entry.owner)]
+                    raise DispatchConflict(f"dispatch {entry.id} exists {whose[0]}, not {whose[1]}; use a new id")
                 return stored, (), False
             if entry.run and entry.name and (taken := self._id_of_name(connection, entry.run, entry.name)):
                 raise DispatchConflict(f"run {entry.run!r} already has a dispatch named {entry.name!r}: {taken}")
@@ -292,6 +295,7 @@ def _created(entry: Entry) -> Change:
         provider=entry.provider,
         run=entry.run,
         name=entry.name,
+        owner=entry.owner,
         labels=dict(entry.labels),
         command=spec.get("command"),
         image=spec.get("image"),

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from agora.client import AgoraClient
+from agora.client.asking import owner_of
 from agora.config import Settings, TargetConfig
 from agora.errors import DispatchNotFound
 from agora.model.observation import Observation, Phase
@@ -19,21 +20,26 @@ class FakeClient(AgoraClient):
     """An `AgoraClient` that runs nothing: a workload goes on until `finish` ends it, or a cancel does.
 
     It keeps state as a real one does: cancelling what has completed answers `ALREADY_SUCCEEDED`, an id is dispatched
-    once, `wait()` wakes when another task cancels.
+    once, `wait()` wakes when another task cancels. A client of somebody else beside it is
+    `AgoraClient(fake.home, settings=fake.settings, owner="else")`.
 
     Parameters:
         actor: who asks, in every cause.
+        owner: for whom it acts; nobody by default, whatever `AGORA_OWNER` says.
         targets: names of the targets that there are; the first one is the default.
         stubborn: a cancel is accepted and ends nothing; `finish` does.
     """
 
-    def __init__(self, *, actor: str = "test", targets: Sequence[str] = ("fake",), stubborn: bool = False) -> None:
+    def __init__(
+        self, *, actor: str = "test", owner: str = "", targets: Sequence[str] = ("fake",), stubborn: bool = False
+    ) -> None:
+        owner = owner_of(owner) or ""
         self._folder = TemporaryDirectory(prefix="agora-fake-")
         home = Path(self._folder.name)
         self.backend = BACKENDS[str(home)] = FakeBackend(stubborn)
         made = {name: TargetConfig(name, "agora.testing.provider:PROVIDER", {}, "FakeClient") for name in targets}
         settings = Settings(default_target=targets[0], supervisor=False, targets=made)
-        super().__init__(home, settings=settings, actor=actor, supervisor=False)
+        super().__init__(home, settings=settings, actor=actor, owner=owner, supervisor=False)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -39,6 +39,8 @@ class Nothing(Exception):
 def surroundings(spec: Spec, marks: dict[str, str], nice: int) -> Start:
     """Take the caller's environment, umask and limits of this moment, with what the spec adds."""
     environment = _environment()
+    # For whom the caller acts is not for whom the workload does: that is in the spec, or nobody.
+    environment.pop(b"AGORA_OWNER", None)
     added = spec.env | {name: value.get_secret_value() for name, value in spec.secrets.items()} | marks
     environment.update({name.encode(): value.encode() for name, value in added.items()})
     status = processes.read_file("/proc/self/status")  # os.umask() would change it for all threads
