@@ -142,6 +142,36 @@ def test_a_budget_can_be_chosen_and_a_misspelt_one_is_refused() -> None:
         BlockingWorker(budgets={"porgram": 1})
 
 
+@pytest.mark.parametrize("wrong", [0, -1, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_refused(wrong: float) -> None:
+    for settings in ({"grace": wrong}, {"budgets": {"exit": wrong}}):
+        with pytest.raises(ValueError, match="seconds above 0"):
+            BlockingWorker(**settings)
+
+
+def test_what_is_no_channel_is_refused_where_it_is_said(program: Start) -> None:
+    one = program(
+        """
+        import os, time
+        from agora.worker import BlockingWorker
+        with BlockingWorker() as worker:
+            try:
+                worker.use(object())
+            except AttributeError as error:
+                print("refused", flush=True)
+            print("ready", flush=True)
+            time.sleep(60)
+        """,
+        AGORA_WORKER_GRACE="6",
+    )
+    one.says("refused")
+    one.says("ready")
+    one.tell()
+    assert one.ends() == 143
+    assert one.errors() == ""
+    assert one.told("dispatch.cancelled")
+
+
 def test_one_of_many_that_hangs_keeps_no_other_from_being_done() -> None:
     done: list[int] = []
     released = threading.Event()

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from functools import partial
 
-from agora.worker import children, inbox, stages, termination
+from agora.worker import children, forks, inbox, stages, termination
 from agora.worker.inbox import Inbox
 from agora.worker.outbox import Outbox
 from agora.worker.secrets import Secrets
@@ -52,6 +52,8 @@ class BaseWorker(ABC):
         progress_every: seconds between two events of progress, at least.
         heartbeat_every: seconds between two heartbeats, at least; by default 10, and never more than a third of the
             `heartbeat_timeout` of the dispatch.
+    Raises:
+        ValueError: there is no such stage, or a grace or a budget is no number of seconds above 0.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class BaseWorker(ABC):
         self._chosen = dict(budgets or {})
         if unknown := self._chosen.keys() - {stage.name for stage in stages.STAGES}:
             raise ValueError(f"no such stage: {sorted(unknown)}")
+        if wrong := [value for value in (grace, *self._chosen.values()) if not _is_time(value)]:
+            raise ValueError(f"no number of seconds above 0: {wrong}")
         self._progress_every = progress_every
         self._heartbeat_every = heartbeat_every
         self._end: dict[str, str] = {}
@@ -77,7 +81,7 @@ class BaseWorker(ABC):
         self._callbacks: list[Callable[[], object]] = []
         self._ask_callbacks: list[Callable[[], object]] = []
         self._wanted = False
-        self._channels: list[Channel] = []
+        self._releases: list[Callable[[], object]] = []
         self._workspace: str | None = None
         self._told = threading.Event()
         self._left = threading.Event()
@@ -162,7 +166,7 @@ class BaseWorker(ABC):
         Parameters:
             channel: what has subscriptions.
         """
-        self._channels.append(channel)
+        self._releases.append(channel.release)
 
     # --- begin and finish -------------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class BaseWorker(ABC):
             raise WorkerError("a worker is entered once; make another one")
         if threading.current_thread() is not threading.main_thread():
             raise WorkerError("a worker is entered in the main thread: Python lets no other handle signals")
-        if _ENTERED:
+        if forks.ENTERED:
             raise WorkerError("another worker is entered already, and one alone can tell the end")
         self._pid = os.getpid()
         self._pipe, self._pipe_write = os.pipe()
@@ -182,7 +186,7 @@ class BaseWorker(ABC):
         found = signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)
         if found != -1:
             signal.set_wakeup_fd(found)
-        _ENTERED.append(self)
+        forks.ENTERED.append(self)
         try:
             self._look_around()
             threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
@@ -241,7 +245,7 @@ class BaseWorker(ABC):
         self._outbox.put("dispatch.cancelled", {"clean": clean, "grace": self._grace})
         message = partial(termination.write, self._termination, self._code, clean)
         self._stage("report", [lambda: self._outbox.close(self._budgets["report"] * 0.9), message])
-        self._stage("channels", [self._hooked(channel.release) for channel in self._channels])
+        self._stage("channels", [*map(self._hooked, self._releases)])
         self._stage("secrets", [self._secrets.remove])
         self._stage("children", [lambda: children.stop(self._budgets["children"] * 0.9)])
         if self.outcomes["children"] != "done":
@@ -296,7 +300,7 @@ class BaseWorker(ABC):
         if self._wanted:
             clean = error is None or (isinstance(error, SystemExit) and not error.code)
             self._outbox.put("dispatch.cancelled", {"clean": clean, "asked": True})
-        works: list[Callable[[], object]] = [self._hooked(channel.release) for channel in self._channels]
+        works: list[Callable[[], object]] = [*map(self._hooked, self._releases)]
         works += [lambda: self._outbox.close(FINISH_SECONDS * 0.9), self._secrets.remove, self._remove_workspace]
         self.outcomes["finish"] = stages.run(works, FINISH_SECONDS, "finish")
 
@@ -325,48 +329,24 @@ class BaseWorker(ABC):
 
     def forget(self) -> None:
         """Give SIGTERM back to whom it belonged."""
-        if self in _ENTERED:
-            _ENTERED.remove(self)
+        if self in forks.ENTERED:
+            forks.ENTERED.remove(self)
         signal.signal(signal.SIGTERM, self._previous if self._previous is not None else signal.SIG_DFL)
         found = signal.set_wakeup_fd(-1)
         if found not in (self._pipe_write, -1):
             signal.set_wakeup_fd(found)
         # The guard reads the end of the pipe and ends.
         os.close(self._pipe_write)
-        if os.getpid() != self._pid:
-            os.close(self._pipe)  # a fork has no guard
+
+    def forget_in_fork(self) -> None:
+        """Be no worker in a fork."""
+        self.forget()
+        os.close(self._pipe)  # a fork has no guard
+        self._outbox.forget()
 
 
-#: The workers of this process that have SIGTERM.
-_ENTERED: list[BaseWorker] = []
-
-
-#: What was blocked before a fork, while one is made.
-_MASKS: list[set[int | signal.Signals]] = []
-
-
-def _before_fork() -> None:
-    """Keep SIGTERM from a fork until it is no worker any more: its handler would tell the worker that it came from."""
-    if _ENTERED:
-        _MASKS.append(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}))
-
-
-def _after_fork() -> None:
-    if _MASKS:
-        signal.pthread_sigmask(signal.SIG_SETMASK, _MASKS.pop())
-
-
-def _after_fork_in_child() -> None:
-    """Let a fork of the program be a program of its own."""
-    try:
-        for worker in reversed(_ENTERED.copy()):
-            worker.forget()
-            worker._outbox.forget()
-    finally:
-        _after_fork()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+def _is_time(seconds: float | None) -> bool:
+    return seconds is None or 0 < seconds < float("inf")
 
 
 def _flush() -> None:
