@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -261,6 +262,21 @@ def test_a_volume_of_secrets_does_not_outlive_a_container_that_somebody_removed(
     assert not Path(mount["Source"]).exists()
 
 
+def test_what_a_workload_put_beside_its_secrets_fills_no_memory(docker: Docker) -> None:
+    size = 200_000_000
+    command = f"head -c {size} /dev/zero > /run/secrets/big; ln -s /etc/passwd /run/secrets/link"
+    handle = docker.start("sh", "-c", command, secrets={"TOKEN": SECRET}, options={"secrets": "files"})
+    docker.end(handle)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    docker.provider.remove_secrets(handle.id)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024 < size / 2
+    (mount,) = (docker.inspect(handle) or {})["Mounts"]
+    assert {path.name: path.lstat().st_size for path in Path(mount["Source"]).iterdir() if not path.is_symlink()} == {
+        "TOKEN": 0,
+        "big": 0,
+    }
+
+
 def test_another_installation_leaves_secrets_alone(docker: Docker, tmp_path: Path) -> None:
     handle = docker.start("true", secrets={"TOKEN": SECRET}, options={"secrets": "files"})
     docker.end(handle)
@@ -271,6 +287,11 @@ def test_another_installation_leaves_secrets_alone(docker: Docker, tmp_path: Pat
 
 
 # --- refusals before anything starts -----------------------------------------------------------------------------
+
+
+def _mount(target: str) -> dict[str, str]:
+    return {"type": "bind", "source": "/srv", "target": target}
+
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -284,6 +305,8 @@ DIGEST = "sha256:" + "0" * 64
         ({"image": f"busybox@{DIGEST}\n"}, {"require_digest": True}, "pinned"),
         ({"cwd": "relative"}, {}, "absolute"),
         ({"resources": {"memory": 1000}}, {}, "6 MiB"),
+        ({"secrets": {"A": "x"}, "options": {"mounts": [_mount("/run/secrets")]}}, {}, "where the secrets"),
+        ({"secrets": {"A": "x"}, "options": {"mounts": [_mount("/run//x/../secrets/b/")]}}, {}, "where the secrets"),
         ({"secrets": {"A.B": "x"}}, {}, "A.B"),
         ({"secrets": {"A": "x"}, "env": {"odd-name": "y"}}, {}, "odd-name"),
         ({"secrets": {"../x": "x"}, "options": {"secrets": "files"}}, {}, "no name of a file"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os.path
 import re
 import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import PurePosixPath
+from typing import IO, Any
 
 from agora.errors import InvalidRequest
 from agora.model.spec import Spec
@@ -50,6 +52,12 @@ def check(spec: Spec, config: DockerConfig) -> None:
 
 
 def _check_secrets(spec: Spec, options: DockerOptions) -> None:
+    for mount in options.mounts:
+        # What lies there is emptied after the end.
+        if PurePosixPath(os.path.normpath(mount.target)).is_relative_to(SECRETS):
+            raise InvalidRequest(
+                f"options.mounts: {mount.target} is where the secrets of this dispatch lie ({SECRETS})"
+            )
     if options.secrets == "files":
         if odd := sorted(name for name in spec.secrets if not _FILE.fullmatch(name)):
             raise InvalidRequest(f"secrets: {odd[0]!r} is no name of a file")
@@ -156,14 +164,15 @@ def archive(spec: Spec) -> bytes:
     return packed.getvalue()
 
 
-def emptied(packed: bytes) -> bytes | None:
+def emptied(packed: IO[bytes]) -> bytes | None:
     """Return an archive with the same files without their content, or null where none has any.
 
     Parameters:
-        packed: the archive of a directory, as the engine gives it: its names begin with the directory's own.
+        packed: the archive of a directory, as the engine gives it: its names begin with the directory's own. It is
+            read piece by piece, since a workload may have written anything there.
     """
     blank = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(packed)) as full, tarfile.open(fileobj=blank, mode="w") as empty:
+    with tarfile.open(fileobj=packed, mode="r|") as full, tarfile.open(fileobj=blank, mode="w") as empty:
         for entry in full:
             name = entry.name.partition("/")[2]
             if entry.isfile() and entry.size and name:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import time
 from collections.abc import Mapping
+from typing import IO, cast
 
+import urllib3.exceptions
 from agora.errors import DispatchConflict, ProviderError, SubmitRefused, Unreachable
 from agora.hookspecs import Check
 from agora.model.observation import Handle, Phase
@@ -198,13 +201,17 @@ class Starter:
     def empty_secrets(self, container: str) -> None:
         """Empty whatever lies where secrets do; a container that is gone has taken them along."""
         path, params = f"/containers/{container}/archive", {"path": body.SECRETS}
-        response = self._engine.request("GET", path, params=params, accept=(404,))
-        if response.status_code != 404 and (blank := body.emptied(response.content)) is not None:
-            try:
+        try:
+            plain = {"Accept-Encoding": "identity"}  # it is read as it comes
+            with self._engine.stream("GET", path, params=params, headers=plain, seconds=_STEP) as response:
+                blank = body.emptied(cast("IO[bytes]", response.raw))
+            if blank is not None:
                 self._put_secrets(container, blank)
-            except EngineError as error:
-                if error.status != 404:
-                    raise
+        except EngineError as error:
+            if error.status != 404:
+                raise
+        except (tarfile.TarError, urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"what lies in {body.SECRETS} of {container[:12]} cannot be read: {error}") from error
 
     def remove_left_secrets(self, id: str) -> None:
         """Remove the volume of secrets that a container left which somebody removed without it."""
