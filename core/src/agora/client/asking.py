@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +18,9 @@ from agora.model.spec import Name, Spec
 if TYPE_CHECKING:
     from agora.state import Children
 
+#: A start may be put off for so long: what is further ahead is a mistake in a unit or a year.
+LONGEST_DELAY = timedelta(days=3_660)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -26,13 +29,20 @@ class Wanted:
     Parameters:
         id: of the dispatch; null for a new one.
         spec: what to dispatch; null for one that is there.
-        target, parent: as `AgoraClient.dispatch` takes them.
+        target, parent, start_at, delay: as `AgoraClient.dispatch` takes them.
     """
 
     id: str | None
     spec: Spec | None = None
     target: str | None = None
     parent: str | None = None
+    start_at: datetime | None = None
+    delay: float | None = None
+
+    @property
+    def start(self) -> datetime | timedelta | None:
+        """When it is to start; see `start_of`."""
+        return start_of(self.start_at, self.delay)
 
 
 def user_name() -> str:
@@ -77,6 +87,29 @@ def spec_of(spec: Spec | None, fields: dict[str, Any]) -> Spec:
         return Spec.model_validate(fields)
     except ValidationError as error:
         raise invalid("spec", error) from None
+
+
+def start_of(start_at: Any, delay: Any) -> datetime | timedelta | None:
+    """Return when a dispatch is to start: a time, or so long after it is recorded; null for at once.
+
+    Raises:
+        InvalidRequest: both were given, one is malformed, or it is more than ten years ahead.
+    """
+    if start_at is not None and delay is not None:
+        raise InvalidRequest("start_at and delay: give one of them")
+    if delay is not None:
+        if isinstance(delay, bool) or not isinstance(delay, int | float) or not delay >= 0:
+            raise InvalidRequest(f"delay {delay!r} is not a number of seconds from 0 on")
+        if delay > LONGEST_DELAY.total_seconds():
+            raise InvalidRequest(f"delay {delay:g} s is more than {LONGEST_DELAY.days} days")
+        return timedelta(seconds=delay)
+    if start_at is None:
+        return None
+    if not isinstance(start_at, datetime) or start_at.utcoffset() is None:
+        raise InvalidRequest(f"start_at {start_at!r} is no datetime with a time zone, like datetime.now(UTC)")
+    if not datetime.min.replace(tzinfo=UTC) + LONGEST_DELAY < start_at <= datetime.now(UTC) + LONGEST_DELAY:
+        raise InvalidRequest(f"start_at {start_at} is more than {LONGEST_DELAY.days} days ahead, or no year of ours")
+    return start_at
 
 
 def states_of(states: Collection[State | str]) -> list[State]:

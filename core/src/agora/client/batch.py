@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from agora.client.asking import Wanted, spec_of
+from agora.client.asking import Wanted, spec_of, start_of
 from agora.errors import InvalidRequest
 from agora.model.ids import check_dispatch_id, new_dispatch_id
 
@@ -37,12 +38,14 @@ class Batch:
         return list(self._planned)
 
     def add(
-        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None, **fields: Any
-    ) -> str:
+        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None,
+        start_at: datetime | None = None, delay: float | None = None, **fields: Any,
+    ) -> str:  # fmt: skip
         """Plan a dispatch.
 
         Parameters:
-            spec, target, parent, fields: as `AgoraClient.dispatch` takes them.
+            spec, target, parent, start_at, delay, fields: as `AgoraClient.dispatch` takes them; a delay counts from
+                the commit.
         Returns:
             the id that it will have.
         Raises:
@@ -50,7 +53,8 @@ class Batch:
         """
         self._open()
         id = new_dispatch_id() if self._key is None else check_dispatch_id(f"{self._key}-{self._count}")
-        self._planned[id] = Wanted(id, spec_of(spec, fields), target, parent)
+        start_of(start_at, delay)
+        self._planned[id] = Wanted(id, spec_of(spec, fields), target, parent, start_at, delay)
         self._count += 1
         return id
 
@@ -79,7 +83,9 @@ class Batch:
         async def send(one: Wanted) -> None:
             id = str(one.id)
             try:
-                handles[id] = await self._dispatch(one.spec, target=one.target, id=id, parent=one.parent)
+                handles[id] = await self._dispatch(
+                    one.spec, target=one.target, id=id, parent=one.parent, start_at=one.start_at, delay=one.delay
+                )
             except Exception as error:  # noqa: BLE001 - raised below, with those of the others
                 failures.append(error)
 

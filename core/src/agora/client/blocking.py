@@ -117,10 +117,11 @@ class BlockingBatch:
         return self._batch.ids
 
     def add(
-        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None, **fields: Any
-    ) -> str:
+        self, spec: Spec | None = None, *, target: str | None = None, parent: str | None = None,
+        start_at: datetime | None = None, delay: float | None = None, **fields: Any,
+    ) -> str:  # fmt: skip
         """Plan a dispatch and return the id that it will have."""
-        return self._batch.add(spec, target=target, parent=parent, **fields)
+        return self._batch.add(spec, target=target, parent=parent, start_at=start_at, delay=delay, **fields)
 
     def remove(self, id: str) -> None:
         """Take a planned dispatch out: it never starts."""
@@ -189,10 +190,13 @@ class BlockingClient:
         target: str | None = None,
         id: str | None = None,
         parent: str | None = None,
+        start_at: datetime | None = None,
+        delay: float | None = None,
         **fields: Any,
     ) -> BlockingHandle:
-        """Start a workload."""
-        handle = self._call(partial(self._client.dispatch, spec, target=target, id=id, parent=parent, **fields))
+        """Start a workload, now or later."""
+        fields |= {"target": target, "id": id, "parent": parent, "start_at": start_at, "delay": delay}
+        handle = self._call(partial(self._client.dispatch, spec, **fields))
         return BlockingHandle(self, handle.record)
 
     def run(self, name: str) -> BlockingRun:

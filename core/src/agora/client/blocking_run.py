@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
@@ -67,10 +68,13 @@ class BlockingRun:
         *,
         target: str | None = None,
         parent: str | None = None,
+        start_at: datetime | None = None,
+        delay: float | None = None,
         **fields: Any,
     ) -> BlockingHandle:
         """Start a member, or adopt the one that has this name."""
-        return self._hold(self._call(partial(self._run.dispatch, name, spec, target=target, parent=parent, **fields)))
+        fields |= {"target": target, "parent": parent, "start_at": start_at, "delay": delay}
+        return self._hold(self._call(partial(self._run.dispatch, name, spec, **fields)))
 
     def wait(self, name: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for a member's end."""

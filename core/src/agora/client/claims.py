@@ -9,6 +9,7 @@ import anyio
 
 from agora.client.opened import Opened
 from agora.client.sending import OWNER_SECONDS
+from agora.engine.later import Start
 from agora.errors import AgoraError, DispatchNotFound
 from agora.model.cause import Cause
 from agora.model.record import Entry
@@ -47,9 +48,11 @@ class Claims:
         """Ids of what is claimed now."""
         return sorted(self._held)
 
-    async def dispatch(self, spec: Spec, target: str | None, id: str | None, parent: str | None) -> Entry:
+    async def dispatch(
+        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, start: Start = None
+    ) -> Entry:
         """Start a workload, or adopt the one that has this id, and claim it; see `AgoraClient.dispatch`."""
-        entry = await self._dispatcher.dispatch(spec, target, id, parent, owned=self._held)
+        entry = await self._dispatcher.dispatch(spec, target, id, parent, start=start, owned=self._held)
         await self.hold(entry.id)
         return entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ import anyio.abc
 import anyio.to_thread
 from pydantic import ValidationError
 
-from agora.client.asking import Wanted, age_of, children_of, invalid, owner_of, spec_of, user_name
+from agora.client.asking import Wanted, age_of, children_of, invalid, owner_of, spec_of, start_of, user_name
 from agora.client.combinators import Combinators
 from agora.client.handle import DispatchHandle
 from agora.client.opened import Opened
@@ -84,7 +84,7 @@ class AgoraClient(Combinators):
 
     async def __aenter__(self) -> Self:
         settings = self._settings or settings_or_problem()
-        store = await anyio.to_thread.run_sync(Store, self.home, abandon_on_cancel=True)
+        store = await anyio.to_thread.run_sync(self._store, abandon_on_cancel=True)
         self._settings = settings
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
@@ -107,6 +107,9 @@ class AgoraClient(Combinators):
             await parts.close()
         self._parts = None
         return None
+
+    def _store(self) -> Store:
+        return Store(self.home)
 
     @property
     def _opened(self) -> Opened:
@@ -133,9 +136,11 @@ class AgoraClient(Combinators):
         target: str | None = None,
         id: str | None = None,
         parent: str | None = None,
+        start_at: datetime | None = None,
+        delay: float | None = None,
         **fields: Any,
     ) -> DispatchHandle:
-        """Start a workload.
+        """Start a workload, now or later.
 
         Cancelling the caller does not cancel the dispatch.
 
@@ -145,15 +150,19 @@ class AgoraClient(Combinators):
             id: the dispatch id and idempotency key; a new one by default.
             parent: a dispatch whose cancel cancels this one too; in a workload of this store, its own by default,
                 and none where this is empty.
+            start_at: when to start it, with a time zone; it is `pending` until then. A time that has passed is now.
+            delay: seconds from now until it starts, instead of `start_at`.
             fields: fields of `Spec`.
         Returns:
             its handle; the same one for the same id and spec. A definite refusal to start is a record in `failed`.
         Raises:
             InvalidRequest: the spec, the target or the configuration is wrong; nothing was recorded.
-            DispatchConflict: the id, or the name in its run, is taken by another spec, or the id by another owner.
+            DispatchConflict: the id, or the name in its run, is taken by another spec, or the id by another owner or
+                another `start_at`.
             StoreError: the store cannot be written; nothing was started.
         """
-        entry = await self._opened.dispatcher.dispatch(spec_of(spec, fields), target, id, parent)
+        start = start_of(start_at, delay)
+        entry = await self._opened.dispatcher.dispatch(spec_of(spec, fields), target, id, parent, start=start)
         return DispatchHandle(self, entry.public())
 
     def run(self, name: str) -> Run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from agora.client.asking import Wanted, spec_of
+from agora.client.asking import Wanted, spec_of, start_of
 from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
 from agora.client.reading import Reading
@@ -35,8 +35,9 @@ class HasId(Protocol):
         """The dispatch id."""
 
 
-#: A handle, or what to dispatch: a spec, or its fields with `target` and `parent` beside them.
+#: A handle, or what to dispatch: a spec, or its fields with `target`, `parent`, `start_at` or `delay` beside them.
 Member = HasId | Spec | Mapping[str, Any]
+_BESIDE = ("target", "parent", "start_at", "delay")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Combinators(Reading):
         target: str | None = None,
         id: str | None = None,
         parent: str | None = None,
+        start_at: datetime | None = None,
+        delay: float | None = None,
         **fields: Any,
     ) -> DispatchHandle:
         """Start one."""
@@ -334,8 +337,9 @@ def prepared(members: Sequence[Member], key: str | None) -> list[Wanted]:
             wanted.append(Wanted(id, member))
         elif isinstance(member, Mapping):
             fields = dict(member)
-            where, above = fields.pop("target", None), fields.pop("parent", None)
-            wanted.append(Wanted(fields.pop("id", id), spec_of(None, fields), where, above))
+            beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
+            start_of(beside.get("start_at"), beside.get("delay"))
+            wanted.append(Wanted(fields.pop("id", id), spec_of(None, fields), **beside))
         else:
             wanted.append(Wanted(member.id))
     for one in wanted:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import anyio
 
-from agora.client.asking import Wanted, spec_of
+from agora.client.asking import Wanted, spec_of, start_of
 from agora.client.claims import Claims
 from agora.client.handle import DispatchHandle
 from agora.client.opened import Opened
@@ -154,30 +155,33 @@ class Run:
         *,
         target: str | None = None,
         parent: str | None = None,
+        start_at: datetime | None = None,
+        delay: float | None = None,
         **fields: Any,
     ) -> DispatchHandle:
         """Start a member, or adopt the one that has this name.
 
         Parameters:
             name: of the member; its id is made of it and of the run's name.
-            spec, target, parent, fields: as `AgoraClient.dispatch` takes them.
+            spec, target, parent, start_at, delay, fields: as `AgoraClient.dispatch` takes them.
         Returns:
             its handle.
         Raises:
             InvalidRequest: malformed; or it is new, and the run is over.
-            DispatchConflict: the member of this name was dispatched with another spec or target.
+            DispatchConflict: the member of this name was dispatched with another spec or target, or another `start_at`.
             StoreError: the store cannot be written; nothing was started.
         """
         claims = self._entered
-        spec = spec_of(spec, fields)
+        spec, start = spec_of(spec, fields), start_of(start_at, delay)
         named = spec_of(None, {"run": self.name, "name": name})
         if spec.run not in (None, self.name) or spec.name not in (None, name):
             raise InvalidRequest(f"the spec of {name!r} names another run or another name")
         spec = spec.model_copy(update={"run": named.run, "name": named.name})
         id = member_id(self.name, name)
         if self._outcome is None:
-            return DispatchHandle(self._client, (await claims.dispatch(spec, target, id, parent)).public())
-        return await self._client.dispatch(spec, target=target, id=id, parent=parent)
+            entry = await claims.dispatch(spec, target, id, parent, start=start)
+            return DispatchHandle(self._client, entry.public())
+        return await self._client.dispatch(spec, target=target, id=id, parent=parent, start_at=start_at, delay=delay)
 
     async def wait(self, name: str, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for a member's end; see `AgoraClient.wait`."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 
 import anyio
 import anyio.abc
 
 from agora.client.supervision import Supervision
 from agora.engine import Engine
+from agora.engine.later import Start
 from agora.engine.targets import Target
 from agora.errors import DispatchNotFound
 from agora.model.record import Entry, Lease
@@ -75,11 +77,13 @@ class Dispatcher:
         return Lease(owner=core.owner, until=core.store.now() + timedelta(seconds=OWNER_SECONDS))
 
     async def dispatch(
-        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, owned: set[str] | None = None
-    ) -> Entry:
+        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, start: Start = None,
+        owned: set[str] | None = None,
+    ) -> Entry:  # fmt: skip
         """Start a workload; see `AgoraClient.dispatch`.
 
         Parameters:
+            start: when any supervisor is to send it; here and now where null.
             owned: where its id goes as soon as it is on record, for who cancels it when they leave; it is cancelled
                 when this process dies.
         """
@@ -89,11 +93,25 @@ class Dispatcher:
         spec = spec.for_owner(self._owner)
         above = await self._parent() if parent is None else parent
         claim = None if owned is None else self.ownership()
-        entry, where, new = await engine.record(spec, target, id, parent=above or None, owned=claim, owner=self._owner)
-        if owned is not None:
-            owned.add(entry.id)
+
+        async def record() -> tuple[Entry, Target, bool]:
+            recorded = await engine.record(
+                spec, target, id, parent=above or None, owned=claim, owner=self._owner, start=start
+            )
+            if owned is not None:
+                owned.add(recorded[0].id)
+            return recorded
+
+        async def put_off() -> Entry:
+            entry, _, _ = await record()
+            await self._supervision.take_over(entry)
+            return entry
+
+        if start is not None:
+            return await self._apart(put_off)
+        entry, where, new = await record()
         if new:
-            return await self._sent(entry, spec, where)
+            return await self._apart(partial(self._send, entry, spec, where))
         if entry.unsettled:
             await self._supervision.ensure_background(entry)
         return entry
@@ -109,22 +127,28 @@ class Dispatcher:
             return id
         return None
 
-    async def _sent(self, entry: Entry, spec: Spec, target: Target) -> Entry:
-        """Send in a task of the client's own: a cancelled caller leaves neither a half-sent nor a lone dispatch."""
+    async def _send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
+        try:
+            entry = await self._engine.send(entry, spec, target)
+        finally:
+            await self._supervision.take_over(entry)
+        return entry
+
+    async def _apart(self, work: Callable[[], Awaitable[Entry]]) -> Entry:
+        """Do it in a task of the client's own: a cancelled caller leaves neither a half-sent nor a lone dispatch."""
         done = anyio.Event()
         outcome: list[Entry | Exception] = []
 
-        async def send() -> None:
+        async def carry_out() -> None:
             with self._sends.one():
                 try:
-                    outcome.append(await self._engine.send(entry, spec, target))
+                    outcome.append(await work())
                 except Exception as error:  # noqa: BLE001 - handed to the caller below
                     outcome.append(error)
                 finally:
-                    await self._supervision.take_over(next((e for e in outcome if isinstance(e, Entry)), entry))
                     done.set()
 
-        self._tasks.start_soon(send)
+        self._tasks.start_soon(carry_out)
         await done.wait()
         if isinstance(result := outcome[0], Exception):
             raise result

@@ -74,6 +74,8 @@ class Carrier:
                 return await self._deliverer.attempt(entry, "stop") is not None
             case Action.KILL:
                 return await self._deliverer.attempt(entry, "kill") is not None
+            case Action.SUBMIT:
+                await self._submitter.start(entry)
             case Action.CREATOR_GONE:
                 await core.apply(entry, CreatorGone(), durable=True)
             case Action.CANCEL_TIMED_OUT:

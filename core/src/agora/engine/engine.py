@@ -14,6 +14,7 @@ from agora.engine.carry import Carrier
 from agora.engine.core import Core
 from agora.engine.deliver import Deliverer
 from agora.engine.find import Finder
+from agora.engine.later import Start
 from agora.engine.listen import Listener
 from agora.engine.look import Looker, ReconcileReport
 from agora.engine.plan import next_step
@@ -62,11 +63,12 @@ class Engine:
         parent: str | None,
         owned: Lease | None,
         owner: str | None,
+        start: Start,
     ) -> tuple[Entry, Target, bool]:
         """Check and write down a dispatch; nothing is sent yet.
 
         Parameters:
-            parent, owned, owner: see `Submitter.record`.
+            parent, owned, owner, start: see `Submitter.record`.
         Returns:
             the entry, its target, and whether it is new.
         Raises:
@@ -75,7 +77,9 @@ class Engine:
         """
         target = await self.core.targets.configured(target_name)
         await self._same_backend(target)
-        entry, new = await self._submitter.record(spec, target, id, parent=parent, owned=owned, owner=owner)
+        entry, new = await self._submitter.record(
+            spec, target, id, parent=parent, owned=owned, owner=owner, start=start
+        )
         return entry, target, new
 
     async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:

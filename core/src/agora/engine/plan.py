@@ -16,6 +16,7 @@ class Action(StrEnum):
     """What a supervisor does."""
 
     CREATOR_GONE = "creator_gone"
+    SUBMIT = "submit"
     TIME_OUT = "time_out"
     OWNER_GONE = "owner_gone"
     MISSED_HEARTBEATS = "missed_heartbeats"
@@ -54,7 +55,7 @@ class Bounds:
 def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     """Plan."""
     if entry.state is State.PENDING:
-        return _at(None if entry.submitter is None else entry.submitter.until, now, Action.CREATOR_GONE)
+        return _pending(entry, now)
     if entry.state.terminal:
         return _unconfirmed(entry, now, bounds) if entry.live else _settled(entry, now, bounds)
     if entry.away_seconds >= bounds.lost_after:
@@ -66,10 +67,20 @@ def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
         return deadline
     if (policy := _gone_quiet(entry)) is not None:
         return Step(policy, None)
-    deadline = _sooner(_at(None if entry.owned is None else entry.owned.until, now, Action.OWNER_GONE), deadline)
+    deadline = _sooner(_owner_gone(entry, now), deadline)
     if entry.handle is None and deadline.action is None:
         return _sooner(_unsubmitted(entry, now), deadline)
     return deadline
+
+
+def _pending(entry: Entry, now: datetime) -> Step:
+    if entry.start_at is None:
+        return _at(None if entry.submitter is None else entry.submitter.until, now, Action.CREATOR_GONE)
+    return _sooner(_owner_gone(entry, now), _at(entry.start_at, now, Action.SUBMIT))
+
+
+def _owner_gone(entry: Entry, now: datetime) -> Step:
+    return _at(None if entry.owned is None else entry.owned.until, now, Action.OWNER_GONE)
 
 
 def cancel_deadline(entry: Entry) -> datetime | None:

@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import anyio
 
+from agora.engine import later
 from agora.engine.core import CLAIM_SECONDS, Core, failure_of, was_sent
 from agora.engine.deliver import Deliverer
 from agora.engine.find import Finder
@@ -78,6 +79,7 @@ class Submitter:
         parent: str | None = None,
         owned: Lease | None = None,
         owner: str | None = None,
+        start: later.Start = None,
     ) -> tuple[Entry, bool]:
         """Check everything that can be checked, then write the dispatch down.
 
@@ -85,20 +87,27 @@ class Submitter:
             parent: the dispatch whose cancel cancels this one.
             owned: the claim of the process that wants it cancelled when it goes.
             owner: for whom it is dispatched.
+            start: when any supervisor is to send it; by its caller, at once, where null.
         Returns:
             the stored entry, and whether it is new.
         Raises:
             InvalidRequest: the target cannot honour the spec.
-            DispatchConflict: the id or the name is taken by another spec, or the id by another owner.
+            DispatchConflict: the id or the name is taken by another spec, or the id by another owner or start time.
         """
         chosen = new_dispatch_id() if id is None else check_dispatch_id(id)
         cap = self._core.settings.timeout_cap
         if spec.timeout > cap:
             raise InvalidRequest(f"timeout {spec.timeout} s is above this deployment's cap of {cap} s")
+        # What is kept for a later start was not asked for: the same request made elsewhere is the same dispatch.
+        digest = spec.digest()
+        if start is not None:
+            spec = later.kept(spec, target)
         target.check_spec(spec)
         if target.implements("check"):
             await target.call("check", seconds=LOOK_SECONDS, spec=spec)
+        backend = None if start is None else await later.backend_of(target)
         store = self._core.store
+        now = store.now()
         entry = Entry(
             id=chosen,
             name=spec.name,
@@ -111,20 +120,25 @@ class Submitter:
             timeout=spec.timeout,
             heartbeat_timeout=spec.heartbeat_timeout,
             silence_timeout=spec.silence_timeout,
-            requested_at=store.now(),
+            requested_at=now,
+            start_at=None if start is None else later.moment(start, now),
             labels=dict(spec.labels),
             installation=store.installation,
             spec=spec.public(),
-            digest=spec.digest(),
+            digest=digest,
             config=dict(target.config.table),
             askable=target.limits.shares_files,
             parent=parent,
             owned=owned,
-            submitter=self._core.lease(),
+            backend=backend,
+            submitter=self._core.lease() if start is None else None,
             holds_secrets=bool(spec.secrets) and target.implements("remove_secrets"),
         )
         stored, events, new = await store.create(entry)
         await self._core.tell(stored, events)
+        if isinstance(start, datetime) and stored.start_at != start:
+            when = "at once" if stored.start_at is None else f"at {stored.start_at.isoformat()}"
+            raise DispatchConflict(f"dispatch {chosen} exists and was to start {when}; use a new id")
         return stored, new
 
     async def send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
@@ -140,6 +154,24 @@ class Submitter:
             return applied.entry
         return await self._send(applied.entry, spec, target)
 
+    async def start(self, entry: Entry) -> Entry:
+        """Claim and send a dispatch whose time has come, unless it was cancelled or somebody else does."""
+        core = self._core
+        target: Target | AgoraError
+        try:
+            target = await core.targets.of(entry)
+        except AgoraError as error:
+            target = error
+        applied = await core.apply(entry, SubmitBegan(core.lease()), durable=True)
+        if not applied.answer:
+            return applied.entry
+        if isinstance(target, AgoraError):
+            return (await core.apply(entry, SubmitUnknown(core.owner, failure_of(target), sent=False))).entry
+        try:
+            return await self._send(applied.entry, _stored_spec(entry), target)
+        except DispatchConflict:
+            return await core.store.read(entry.id)  # it is on the record, where who asked looks for it
+
     async def _send(self, entry: Entry, spec: Spec, target: Target) -> Entry:
         core, owner = self._core, self._core.owner
         core.whole_specs[entry.id] = spec
@@ -153,6 +185,7 @@ class Submitter:
                 tasks.start_soon(self._keep_claim, entry, signs, call)
                 check = self._check_of(entry.id, signs)
                 try:
+                    await later.check_backend(entry, target)
                     outcome = await target.call("dispatch", seconds=None, id=entry.id, spec=sent, check=check)
                 except AgoraError as error:
                     outcome = error
@@ -230,9 +263,14 @@ class Submitter:
         """The whole request, if this process holds it."""
         if (spec := self._core.whole_specs.get(entry.id)) is not None:
             return spec
-        if entry.spec.get("secrets") or not target.limits.spec_is_whole:
+        # Of what starts later, all that its start takes is on record.
+        if entry.spec.get("secrets") or not (target.limits.spec_is_whole or entry.start_at is not None):
             return None
-        return Spec.model_validate({key: value for key, value in entry.spec.items() if key != "secrets"})
+        return _stored_spec(entry)
+
+
+def _stored_spec(entry: Entry) -> Spec:
+    return Spec.model_validate({key: value for key, value in entry.spec.items() if key != "secrets"})
 
 
 def _refusal(error: Exception, owner: str) -> SubmitRefusal | None:

@@ -12,7 +12,7 @@ import anyio.abc
 from agora.engine.attend import Attendance
 from agora.engine.carry import Carrier
 from agora.engine.core import Core
-from agora.engine.plan import next_step
+from agora.engine.plan import Action, next_step
 from agora.engine.targets import key_of, stored
 from agora.engine.watching import TargetWatch
 from agora.errors import AgoraError
@@ -45,7 +45,7 @@ class Supervisor:
         self._attendance = Attendance(core, carrier.looker.listener)
         self._entries: dict[str, Entry] = {}
         self._watches: dict[str, TargetWatch] = {}
-        self._busy: set[str] = set()
+        self._busy: set[tuple[str, Action]] = set()
         self._not_before: dict[str, datetime] = {}
         self._tries: dict[str, int] = {}
 
@@ -97,19 +97,19 @@ class Supervisor:
         now = self._core.store.now()
         earliest = now + timedelta(seconds=TICK)
         for entry in self._entries.values():
-            if entry.id in self._busy:
-                continue
             step = next_step(entry, now, self._core.bounds)
             wait_until = self._not_before.get(entry.id)
             if step.action is not None and (wait_until is None or wait_until <= now):
-                self._busy.add(entry.id)
-                tasks.start_soon(self._step, entry)
+                # A start may take as long as a pull does; meanwhile its deadline is kept all the same.
+                if (entry.id, step.action) not in self._busy:
+                    self._busy.add((entry.id, step.action))
+                    tasks.start_soon(self._step, entry, step.action)
             else:
                 times = [when for when in (step.due, wait_until) if when is not None and when > now]
                 earliest = min([earliest, *times])
         return earliest
 
-    async def _step(self, entry: Entry) -> None:
+    async def _step(self, entry: Entry, action: Action) -> None:
         try:
             if await self._carrier.carry_out(entry):
                 self._tries.pop(entry.id, None)
@@ -122,7 +122,7 @@ class Supervisor:
             logger.exception("dispatch %s: a step failed and will be tried again", entry.id)
             self._not_before[entry.id] = self._core.store.now() + timedelta(seconds=5)
         finally:
-            self._busy.discard(entry.id)
+            self._busy.discard((entry.id, action))
 
     async def _rest(self, ear: Ear, due: datetime) -> None:
         seconds = (due - self._core.store.now()).total_seconds()

@@ -54,7 +54,7 @@ class Record(Model):
     `forced`: it had to be killed after the grace, known as `evidence` says. `acknowledged`: the worker itself
     reported a clean cancel; false where it said that it did not get done in time. `delivered`: a backend accepted the
     stop. `deadline` is `submitted_at` + `timeout`. `owner`: for whom it was dispatched; only clients of that owner, and
-    those without one, may cancel it.
+    those without one, may cancel it. `start_at` is there for one that was to start later, alone.
     """
 
     id: str
@@ -80,6 +80,7 @@ class Record(Model):
     effective_grace: float | None = None
     timeout: int
     deadline: AwareDatetime | None = None
+    start_at: AwareDatetime | None = Field(default=None, exclude_if=lambda moment: moment is None)
     requested_at: AwareDatetime
     submitted_at: AwareDatetime | None = None
     started_at: AwareDatetime | None = None
@@ -153,6 +154,7 @@ class Entry(Record):
         parent: the dispatch whose cancel cancels this one.
         owned: the process that dispatched it as a member of a group and has not let go of it; when that one dies, it is
             cancelled.
+        backend: which backend its target was when a later start was asked for; null where it could not tell.
         submitter: who creates or sends it now.
         first_sent_at: when the first byte may have left.
         unsent: no submit that was answered, or whose sender died, can have reached the backend.
@@ -192,6 +194,7 @@ class Entry(Record):
     asked_until: AwareDatetime | None = None
     parent: str | None = None
     owned: Lease | None = None
+    backend: str | None = None
     submitter: Lease | None = None
     first_sent_at: AwareDatetime | None = None
     unsent: bool = False

@@ -12,7 +12,7 @@ from agora.model.record import Failure, Lease
 
 @dataclass(frozen=True)
 class SubmitBegan:
-    """A submitter claims a pending dispatch; written before the first byte leaves."""
+    """A submitter claims a pending dispatch whose time has come; written before the first byte leaves."""
 
     claim: Lease
 
@@ -105,7 +105,7 @@ class NeverSeen:
 
 @dataclass(frozen=True)
 class CreatorGone:
-    """The lease of the creator of a pending dispatch has run out."""
+    """The lease of the creator of a pending dispatch has run out; one that is to start later has none."""
 
 
 @dataclass(frozen=True)

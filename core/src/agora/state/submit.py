@@ -12,7 +12,7 @@ from agora.state.ends import end, stopped_state
 
 
 def submit_began(draft: Draft, fact: facts.SubmitBegan) -> bool:
-    if draft.entry.state is not State.PENDING:
+    if draft.entry.state is not State.PENDING or not _due(draft):
         return False
     deadline = draft.now + timedelta(seconds=draft.entry.timeout)
     draft.move(
@@ -25,6 +25,10 @@ def submit_began(draft: Draft, fact: facts.SubmitBegan) -> bool:
     )
     draft.emit(EventType.SUBMITTED, target=draft.entry.target, deadline=deadline.isoformat())
     return True
+
+
+def _due(draft: Draft) -> bool:
+    return draft.entry.start_at is None or draft.entry.start_at <= draft.now
 
 
 def resubmit_began(draft: Draft, fact: facts.ResubmitBegan) -> bool:
@@ -120,7 +124,7 @@ def never_seen(draft: Draft, fact: facts.NeverSeen) -> bool:
 
 def creator_gone(draft: Draft, fact: facts.CreatorGone) -> bool:
     entry = draft.entry
-    if entry.state is not State.PENDING or not expired(entry.submitter, draft.now):
+    if entry.state is not State.PENDING or entry.start_at is not None or not expired(entry.submitter, draft.now):
         return False
     end(draft, State.FAILED, confirmed=True, reason="never_submitted")
     return True

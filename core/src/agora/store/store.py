@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,13 +42,15 @@ class Store:
 
     Parameters:
         home: the directory; made where it is missing.
+        clock: tells it the time; the machine's by default.
     Raises:
         StoreError: it cannot be made, read or written.
         StoreTooNew: a newer version of Agora wrote it.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, clock: Callable[[], datetime] | None = None) -> None:
         self.home = home
+        self._clock = clock or partial(datetime.now, UTC)
         self.path = home / "agora.db"
         state_directory.prepare(home)
         self.installation = state_directory.installation(home)
@@ -72,10 +75,9 @@ class Store:
         self._writer.close()
         self._reader.close()
 
-    @staticmethod
-    def now() -> datetime:
+    def now(self) -> datetime:
         """Return the store's clock; deadlines and claims use no other."""
-        return datetime.now(UTC)
+        return self._clock()
 
     async def create(self, entry: Entry) -> tuple[Entry, tuple[Event, ...], bool]:
         """Write a new dispatch, or find the one that has its id.
@@ -301,5 +303,6 @@ def _created(entry: Entry) -> Change:
         image=spec.get("image"),
         grace=entry.grace,
         timeout=entry.timeout,
+        **({} if entry.start_at is None else {"start_at": entry.start_at.isoformat()}),
     )
     return draft.done()
