@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -13,6 +14,7 @@ from agora.config import Settings, TargetConfig
 from agora.errors import DispatchNotFound
 from agora.model.observation import Observation, Phase
 from agora.model.record import Record
+from agora.store import Store
 from agora.testing.provider import BACKENDS, FakeBackend
 
 
@@ -20,8 +22,8 @@ class FakeClient(AgoraClient):
     """An `AgoraClient` that runs nothing: a workload goes on until `finish` ends it, or a cancel does.
 
     It keeps state as a real one does: cancelling what has completed answers `ALREADY_SUCCEEDED`, an id is dispatched
-    once, `wait()` wakes when another task cancels. A client of somebody else beside it is
-    `AgoraClient(fake.home, settings=fake.settings, owner="else")`.
+    once, `wait()` wakes when another task cancels. Its time passes as everywhere, and faster by `advance`. A client of
+    somebody else beside it is `AgoraClient(fake.home, settings=fake.settings, owner="else")`.
 
     Parameters:
         actor: who asks, in every cause.
@@ -34,6 +36,7 @@ class FakeClient(AgoraClient):
         self, *, actor: str = "test", owner: str = "", targets: Sequence[str] = ("fake",), stubborn: bool = False
     ) -> None:
         owner = owner_of(owner) or ""
+        self._ahead = timedelta()
         self._folder = TemporaryDirectory(prefix="agora-fake-")
         home = Path(self._folder.name)
         self.backend = BACKENDS[str(home)] = FakeBackend(stubborn)
@@ -49,6 +52,18 @@ class FakeClient(AgoraClient):
         finally:
             del BACKENDS[str(self.home)]
             self._folder.cleanup()
+
+    def _store(self) -> Store:
+        return Store(self.home, clock=lambda: datetime.now(UTC) + self._ahead)
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass at once; what is due by then, like a start or a deadline, is carried out.
+
+        Parameters:
+            seconds: how many.
+        """
+        self._ahead += timedelta(seconds=seconds)
+        await self.reconcile()
 
     async def finish(self, id: str, *, exit_code: int = 0) -> Record:
         """End a workload by itself, and return its record.
