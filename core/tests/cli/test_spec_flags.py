@@ -1,6 +1,8 @@
 """From flags to the fields of a spec."""
 
+import time
 from collections.abc import Callable
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,25 @@ def test_a_literal_secret_is_refused_and_not_repeated(parse: Parse, given: str) 
     with pytest.raises((InvalidRequest, click.UsageError)) as refused:
         parse("--secret", given, "x")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2031-05-01T06:00+02:00", "2031-05-01T04:00:00+00:00"), ("2031-05-01T06:00", "2031-05-01T11:00:00+00:00"),
+        ("2031-05-01", "2031-05-01T05:00:00+00:00"),
+    ],
+)  # fmt: skip
+def test_a_time_has_the_zone_that_it_says_or_the_one_that_is_here(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    monkeypatch.setenv("TZ", "XYZ+5")
+    time.tzset()
+    try:
+        assert parse("--at", text, "x")["start_at"].astimezone(UTC).isoformat() == expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_options_are_json_or_text_and_dots_go_deeper(parse: Parse) -> None:

@@ -156,6 +156,7 @@ def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
         ("Degraded", ", ".join(record.degraded)),
         ("Grace", grace),
         ("Deadline", f"{local_time(record.deadline)} ({record.timeout} s)" if record.deadline else ""),
+        ("Start at", _time(record.start_at)),
         ("Requested", local_time(record.requested_at)),
         ("Submitted", _time(record.submitted_at)),
         ("Started", _time(record.started_at)),

@@ -161,9 +161,17 @@ def cause_words(cause: Cause | None) -> str:
     return cause.summary(500) if cause is not None else ""
 
 
+def start_words(record: Record) -> list[str]:
+    """Return when a dispatch that waits for its time starts; nothing for any other one."""
+    if record.state.value != "pending" or record.start_at is None:
+        return []
+    ahead = -seconds_since(record.start_at)
+    return [f"starts in {span(ahead)}" if ahead >= 0 else "due to start"]
+
+
 def state_words(record: Record) -> str:
     """Return the state and what is known beside it: `cancelled (forced, proven)`, `failed (exit code 3)`."""
-    words = []
+    words = start_words(record)
     if record.forced:
         words.append("forced" + (f", {record.evidence}" if record.evidence else ""))
     if record.acknowledged:

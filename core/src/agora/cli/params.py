@@ -49,10 +49,27 @@ class Age(Seconds):
         return timedelta(seconds=seconds)
 
 
-class Since(ParamType):
+class Moment(ParamType):
+    """A point in time: a date and time in ISO 8601."""
+
+    name = "time"
+    wrong = "is no time like 2031-05-01T12:00 or 2031-05-01T12:00+02:00"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return an aware time; one without a zone is in the local zone."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.fromisoformat(value).astimezone()
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} {self.wrong}.", param, ctx)
+
+
+class Since(Moment):
     """A point in time: an age (`10m`), or a date and time in ISO 8601."""
 
     name = "since"
+    wrong = "is neither an age (10m) nor a time (2031-05-01T12:00:00)"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Return an aware time; one without a zone is in the local zone."""
@@ -61,10 +78,7 @@ class Since(ParamType):
         if re.fullmatch(r"[0-9]+[smhdw]?", value):
             age: timedelta = Age().convert(value, param, ctx)
             return datetime.now(UTC) - age
-        try:
-            return datetime.fromisoformat(value).astimezone()
-        except ValueError:
-            self.fail(f"{value!r} is neither an age (10m) nor a time (2031-05-01T12:00:00).", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Memory(ParamType):
@@ -144,6 +158,7 @@ class RunName(ParamType):
 
 SECONDS_TYPE = Seconds()
 AGE = Age()
+MOMENT = Moment()
 SINCE = Since()
 MEMORY = Memory()
 PAIR = Pair()

@@ -12,7 +12,7 @@ import click
 
 from agora.cli.base import AgoraCommand, Exit, Session, record_exit_code
 from agora.cli.dispatch import send
-from agora.cli.output import OutputClosed, end_line, print_json, say
+from agora.cli.output import OutputClosed, end_line, print_json, say, start_words
 from agora.cli.spec_flags import spec_fields, spec_options
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Foreground:
                 handle = await self.client.dispatch(target=target, id=self.id, **fields)
                 self.known = self.session.sent = True
                 if not self.quiet and not self.session.json:
-                    say(f"{self.id} on {handle.record.target}")
+                    say(", ".join([f"{self.id} on {handle.record.target}", *start_words(handle.record)]))
                 record = await self._follow(handle)
                 self.tasks.cancel_scope.cancel()
         finally:

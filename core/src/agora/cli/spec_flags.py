@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
-from agora.cli.params import MEMORY, PAIR, SECONDS_TYPE
+from agora.cli.params import MEMORY, MOMENT, PAIR, SECONDS_TYPE
 
 _PLAIN = (
-    "image", "cwd", "grace", "timeout", "heartbeat_timeout", "silence_timeout", "run", "name", "parent",
+    "image", "cwd", "grace", "timeout", "heartbeat_timeout", "silence_timeout", "run", "name", "parent", "start_at",
+    "delay",
 )  # fmt: skip
 MAPS = ("env", "labels", "secrets", "options", "resources")
 
@@ -44,6 +45,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--run", metavar="RUN", help="The run, a group of dispatches, that it belongs to."),
     click.option("--name", metavar="NAME", help="Its name, unique in the run."),
     click.option("--parent", metavar="ID", help="A dispatch whose cancel cancels this one too."),
+    click.option("--delay", type=SECONDS_TYPE, metavar="SECONDS", help="Start it so much later (10m, 2h)."),
+    click.option("--at", "start_at", type=MOMENT, metavar="TIME",
+                 help="Start it then: 2031-05-01T06:00, here or with a zone (+02:00)."),
     click.option("--cpu", type=float, metavar="CORES", help="Cores, may be fractional."),
     click.option("--memory", type=MEMORY, metavar="BYTES", help="Memory: 512Mi (1024), 2G (1000), ..."),
     click.option("-o", "--option", "options", multiple=True, type=PAIR, metavar="KEY=VALUE",
