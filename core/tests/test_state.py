@@ -27,7 +27,7 @@ START = datetime(2031, 1, 1, tzinfo=UTC)
 HANDLE = Handle(id="d1", backend="machine-1")
 OWNERS = ("p0", "p1", "p2")
 STAGES = (
-    "pending", "submitted", "found", "running", "stopping", "sending", "held", "accepted", "shortened",
+    "pending", "put off", "submitted", "found", "running", "stopping", "sending", "held", "accepted", "shortened",
     "unproven",
 )  # fmt: skip
 
@@ -85,6 +85,7 @@ class Attempt:
 class History:
     """What has happened, in words of the contract, beside the machine."""
 
+    start_at: datetime | None = None
     submitted: bool = False
     found: bool = False
     seen: bool = False
@@ -263,6 +264,13 @@ class Dispatches(RuleBasedStateMachine):
     @initialize(stage=st.sampled_from(STAGES), cause=causes)
     def begin(self, stage: str, cause: Cause) -> None:
         """Go some of the usual way first, so that the unusual is tried from everywhere."""
+        if stage == "put off":
+            # Its time comes with most of the steps in which time passes; until then nobody holds it.
+            self.history.start_at = START + timedelta(seconds=5)
+            self.history.submitter = None
+            self.entry = new_entry(holds_secrets=True, start_at=self.history.start_at, submitter=None)
+            self.submit_began("p0")
+            return
         if stage != "pending":
             self.submit_began("p0")
         if stage == "found":
@@ -293,7 +301,8 @@ class Dispatches(RuleBasedStateMachine):
     @rule(owner=owners)
     def submit_began(self, owner: str) -> None:
         self._release()
-        may = self.entry.state is State.PENDING
+        due = self.history.start_at is None or self.history.start_at <= self.now
+        may = self.entry.state is State.PENDING and due
         if may:
             self.history.submitted = True
             self.history.submitter = (owner, self.now + timedelta(seconds=15))
@@ -396,7 +405,8 @@ class Dispatches(RuleBasedStateMachine):
 
     @rule()
     def creator_gone(self) -> None:
-        expected = "failed" if self.entry.state is State.PENDING and self._submitter_gone() else None
+        forsaken = self.history.start_at is None and self._submitter_gone()
+        expected = "failed" if self.entry.state is State.PENDING and forsaken else None
         self._release()
         self.feed(facts.CreatorGone(), expected or self._held_end())
         if expected:

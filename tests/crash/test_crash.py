@@ -265,6 +265,22 @@ def test_who_wrote_the_end_down_may_be_killed_after_it(world: World, script: str
     check_end(world, expected[0], starts=1)
 
 
+# --- a start that was put off -----------------------------------------------------------------------------------
+
+
+def test_a_supervisor_killed_in_a_start_that_was_put_off_leaves_one_that_another_one_makes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.directory)
+    with BlockingClient(world.home, supervisor=False) as client:
+        client.dispatch(id=ID, command=["sh", "-c", "echo $$ >> starts; exit 42"], delay=0)
+    assert world.control_plane("reconcile", ID, fault="event:dispatch.submitted") == -signal.SIGKILL
+    assert (world.row()["state"], world.lines("starts")) == ("submitted", [])
+    record = world.reconcile_until(lambda record: record.state.terminal)
+    assert (record.state, record.exit_code, record.confirmed) == (State.FAILED, 42, True)
+    check_end(world, State.FAILED, starts=1)
+
+
 # --- with the background supervisor --------------------------------------------------------------------------
 
 
