@@ -68,10 +68,11 @@ def test_one_damaged_record_keeps_no_other_dispatch_from_being_looked_after(
     run(store.create(make_entry("d0")))
     run(store.create(forsaken("d1", make_entry)))
     store._writer.submit(lambda c: c.execute("UPDATE dispatches SET body = '{}' WHERE id = 'd0'")).result(10)
-    spawn()
+    pid = spawn()
     eventually(lambda: run(store.read("d1")).state is State.FAILED)
     told = (home / "supervisor.log").read_text()
     assert told.count("the record of dispatch d0 cannot be read") == 1, "once, not with each look"
+    eventually(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def test_a_dispatch_whose_caller_was_cancelled_is_looked_after_all_the_same(

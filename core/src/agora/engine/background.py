@@ -11,8 +11,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agora.config import Settings
+
+if TYPE_CHECKING:
+    from agora.store import Store
 
 #: It stays for so long after the last dispatch has ended, in seconds.
 LINGER = 2.0
@@ -135,6 +139,11 @@ async def _serve_while_there(home: Path, settings: Settings) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def _anything(store: Store) -> bool:
+    """Whether there is something to look after; a record that cannot be read is nothing that anybody could."""
+    return bool(await store.read_many(await store.open_versions()))
+
+
 async def _serve(home: Path, settings: Settings) -> None:
     import anyio
 
@@ -149,10 +158,10 @@ async def _serve(home: Path, settings: Settings) -> None:
             await engine.supervise(until_idle=True, defer=DEFER)
             with anyio.move_on_after(LINGER):
                 async with engine.store.pulse.listen() as ear:
-                    while not await engine.store.open_versions():
+                    while not await _anything(engine.store):
                         await ear.wait(LINGER)
             # Looked at once more after the lock is free: who saw it held started nobody.
-        left = await engine.store.open_versions()
+        left = await _anything(engine.store)
         await engine.close()
         if not left:
             return
