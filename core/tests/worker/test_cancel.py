@@ -386,6 +386,25 @@ def test_a_worker_is_entered_once_and_in_the_main_thread(program: Start) -> None
     assert "entered once" in one.output
 
 
+def test_sigterm_that_was_blocked_is_heard_and_blocked_again_afterwards(program: Start) -> None:
+    one = program("""
+        import os, signal
+        from agora.worker import BlockingWorker
+        def blocked():
+            return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        with BlockingWorker():
+            pass
+        print(blocked(), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with BlockingWorker():
+            print("never", flush=True)
+    """)
+    assert one.ends() == 143, one.errors()
+    assert one.output == "True\n"
+    assert len(one.told("dispatch.cancelled")) == 1
+
+
 def test_a_worker_that_cannot_begin_gives_sigterm_back(program: Start) -> None:
     one = program(
         """

@@ -220,6 +220,16 @@ def test_a_command_that_cannot_be_started_says_why(tmp_path: Path) -> None:
     assert (done.returncode, "Permission denied" in done.stderr) == (126, True)
 
 
+def test_a_signal_that_was_blocked_is_passed_on() -> None:
+    blocked = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+        "os.kill(os.getpid(), signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", blocked, *WORKER, "exec", "--", "sleep", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_signals_that_were_ignored_are_ignored_by_the_command() -> None:
     probe = "import signal; print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGHUP, signal.SIGUSR1)])"
     command = [*WORKER, "exec", "--", sys.executable, "-c", probe]

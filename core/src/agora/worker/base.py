@@ -182,6 +182,8 @@ class BaseWorker(ABC):
         self._pipe, self._pipe_write = os.pipe()
         os.set_blocking(self._pipe_write, False)
         self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        # Whoever started it may have left it blocked.
+        self._blocked = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         # Written to by the interpreter's own handler, so it is heard of even while the main thread is in C code.
         found = signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)
         if found != -1:
@@ -332,6 +334,8 @@ class BaseWorker(ABC):
         if self in forks.ENTERED:
             forks.ENTERED.remove(self)
         signal.signal(signal.SIGTERM, self._previous if self._previous is not None else signal.SIG_DFL)
+        if self._blocked:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         found = signal.set_wakeup_fd(-1)
         if found not in (self._pipe_write, -1):
             signal.set_wakeup_fd(found)

@@ -71,6 +71,8 @@ class Supervisor:
             if number in (signal.SIGTERM, signal.SIGCHLD) or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _nothing)
         signal.set_wakeup_fd(pipe_write, warn_on_full_buffer=False)
+        # Whoever started it may have left some blocked; the command begins without, too.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         around = Surroundings()
         self._termination = around.termination
         self._budgets = stages.budgets(self._grace or around.grace)
