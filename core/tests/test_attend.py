@@ -12,6 +12,7 @@ import pytest
 from agora import AgoraClient, hookimpl
 from agora.config import Settings
 from agora.engine import attend
+from agora.engine.listen import DRAIN_LINES
 from agora.errors import Unreachable
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, State
@@ -26,6 +27,7 @@ class Log:
     def __init__(self) -> None:
         self.chunks: list[LogChunk] = []
         self.asked: list[tuple[datetime | None, int | None]] = []
+        self.read_of: list[str] = []
         self.readable = True
 
     def read(self, since: datetime | None, tail: int | None) -> Iterator[LogChunk]:
@@ -52,10 +54,12 @@ def log(paper: Any, monkeypatch: pytest.MonkeyPatch) -> Log:
 
     def logs(self: object, handle: Any, follow: bool, since: Any, tail: Any) -> Any:
         assert not follow
+        given.read_of.append(handle.id)
         return given.read(since, tail)
 
     monkeypatch.setattr(paper.Paper, "logs", hookimpl(logs))
     monkeypatch.setattr(attend, "SHORTEST_PAUSE", 0.2)
+    monkeypatch.setattr(attend, "BUDGET_PAUSE", 0.2)
     return given
 
 
@@ -157,5 +161,53 @@ def test_a_log_that_cannot_be_read_is_no_silence(
             log.readable = True
             await asked_to_stop(client, "d1")
             waiting.cancel()
+
+    run(work(), 120)
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_what_was_spent_is_heard_wherever_it_stands_in_the_output(
+    log: Log, paper_settings: Callable[..., Settings], home: Path, run: Run, clock: bool
+) -> None:
+    def spent(number: int, total: int) -> None:
+        event = {"id": f"abc.{number}", "type": "dispatch.progress", "subject": "d1", "sequence": number}
+        line = pack("d1", json.dumps({**event, "data": {"spent": {"x": total}}}).encode())
+        for data in (line[:30], line[30:], b"words\n" * 2 * DRAIN_LINES):
+            log.chunks.append(LogChunk(stream="stdout", data=data, at=datetime.now(UTC) if clock else None))
+
+    async def work() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client, asyncio.TaskGroup() as tasks:
+            spent(1, 6)
+            handle = await client.dispatch(command=("true",), id="d1", budget={"x": 10})
+            waiting = tasks.create_task(handle.wait(timeout=90))
+            await log.read_again(2)
+            entry = await stored(client, "d1")
+            assert (entry.spent, entry.state, entry.output_at is not None) == ({"x": 6}, State.RUNNING, clock)
+            version = entry.version
+            await log.read_again(1)
+            assert (await stored(client, "d1")).version == version, "nothing is written where nothing is new"
+            spent(2, 11)
+            entry = await asked_to_stop(client, "d1")
+            assert entry.cause is not None
+            assert entry.cause.reason == "budget of 10 x exceeded: 11"
+            waiting.cancel()
+        assert {tail for _, tail in log.asked} == {None}
+
+    run(work(), 120)
+
+
+def test_nobody_reads_the_output_of_a_workload_whose_events_go_elsewhere(
+    log: Log, paper_settings: Callable[..., Settings], home: Path, run: Run
+) -> None:
+    async def work() -> None:
+        async with AgoraClient(home, settings=paper_settings()) as client, asyncio.TaskGroup() as tasks:
+            env = {"AGORA_WORKER_URL": "http://127.0.0.1:1/"}
+            away = await client.dispatch(command=("true",), id="d0", budget={"x": 10}, env=env)
+            here = await client.dispatch(command=("true",), id="d1", budget={"x": 10})
+            waiting = [tasks.create_task(handle.wait(timeout=90)) for handle in (away, here)]
+            await log.read_again(3)
+            for one in waiting:
+                one.cancel()
+        assert set(log.read_of) == {"d1"}
 
     run(work(), 120)

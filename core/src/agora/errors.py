@@ -42,7 +42,7 @@ class DispatchConflict(AgoraError):
 
 
 class Forbidden(AgoraError):
-    """A group could not cancel one of its members, which belongs to another owner; nothing was started."""
+    """What a group, or a budget, could cancel belongs to another owner; nothing was started or changed."""
 
 
 class StoreError(AgoraError):

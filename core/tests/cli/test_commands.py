@@ -21,8 +21,8 @@ Eventually = Callable[[Callable[[], Any]], Any]
 RECORD_KEYS = {
     "id", "name", "run", "owner", "target", "provider", "state", "reason", "exit_code", "signal", "oom", "confirmed",
     "forced", "acknowledged", "evidence", "reachable", "delivered", "degraded", "cause", "grace", "effective_grace",
-    "timeout", "deadline", "requested_at", "submitted_at", "started_at", "stopping_at", "ended_at", "native", "labels",
-    "notes",
+    "timeout", "deadline", "budget", "spent", "requested_at", "submitted_at", "started_at", "stopping_at", "ended_at",
+    "native", "labels", "notes",
 }  # fmt: skip
 
 #: Both leave a file with their pid once the trap is set. The first exits 7 when told to end.

@@ -152,3 +152,14 @@ def test_a_spec_file_that_is_wrong_says_how(parse: Parse, tmp_path: Path, text: 
     with pytest.raises(InvalidRequest, match=words) as refused:
         parse("--spec", str(file))
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_budget_has_units_and_is_joined_with_that_of_a_file(parse: Parse, tmp_path: Path) -> None:
+    assert parse("--budget", "tokens=200_000", "--budget", "usd=.5", "x")["budget"] == {"tokens": 200_000, "usd": 0.5}
+    file = tmp_path / "spec.json"
+    file.write_text('{"budget": {"tokens": 1, "usd": 2}}')
+    assert parse("--spec", str(file), "--budget", "usd=3", "x")["budget"] == {"tokens": 1, "usd": 3}
+    assert "budget" not in parse("x")
+    for wrong in ("tokens", "tokens=", "=1", "tokens=many"):
+        with pytest.raises(click.UsageError, match="write UNIT=AMOUNT"):
+            parse("--budget", wrong, "x")

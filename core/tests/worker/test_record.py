@@ -71,7 +71,7 @@ def test_what_the_workload_is_told_is_no_part_of_the_spec() -> None:
     spec = Spec(command=("true",), env={"A": "1"}, secrets={"B": SecretStr("x"), "C": SecretStr("y")}, grace=7)
     sent = spec.with_worker("d1")
     assert sent.digest() == spec.digest()
-    some_have = {"AGORA_OWNER", "AGORA_WORKER_HEARTBEAT", "AGORA_WORKER_INBOX"}
+    some_have = {"AGORA_OWNER", "AGORA_WORKER_BUDGET", "AGORA_WORKER_HEARTBEAT", "AGORA_WORKER_INBOX"}
     assert sent.env.keys() - spec.env.keys() == WORKER_VARIABLES - some_have
     assert sent.env["AGORA_WORKER_SECRETS"] == "B=C"
     assert Spec(command=("true",), env={"A": "2"}).digest() != Spec(command=("true",), env={"A": "1"}).digest()

@@ -21,6 +21,7 @@ COMMANDS = {
     "events": ("follow", "Print the events of a dispatch, or of a run."),
     "wait": ("follow", "Wait for the end of dispatches; exit as they did."),
     "cancel": ("cancel", "Stop dispatches, by id or by what they have in common."),
+    "spend": ("spend", "Say what a dispatch has spent; beyond its budget it is cancelled."),
     "supervise": ("upkeep", "Look after everything live, in the foreground."),
     "reconcile": ("upkeep", "Look once at everything live and carry out what is due."),
     "reap": ("upkeep", "Stop workloads of this installation that no record knows."),

@@ -46,6 +46,8 @@ def explain(error: BaseException, session: Session) -> Failure:
             return Failure(Exit.USAGE, name, str(error), error)
         case errors.DispatchNotFound():
             return Failure(own or Exit.NOT_FOUND, name, str(error), error)
+        case errors.Forbidden():
+            return Failure(own or Exit.FORBIDDEN, name, str(error), error)
         case errors.AgoraError() | OutputClosed():
             return Failure(own or Exit.ERROR, name, str(error), error)
         case _:

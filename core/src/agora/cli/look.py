@@ -19,6 +19,7 @@ from agora.cli.output import (
     say,
     seconds_since,
     span,
+    spent_words,
     state_words,
     write,
 )
@@ -156,6 +157,7 @@ def record_pairs(record: Record, command: str = "") -> list[tuple[str, str]]:
         ("Degraded", ", ".join(record.degraded)),
         ("Grace", grace),
         ("Deadline", f"{local_time(record.deadline)} ({record.timeout} s)" if record.deadline else ""),
+        ("Spent", spent_words(record)),
         ("Start at", _time(record.start_at)),
         ("Requested", local_time(record.requested_at)),
         ("Submitted", _time(record.submitted_at)),

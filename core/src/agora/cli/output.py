@@ -156,6 +156,15 @@ def number(value: float) -> str:
     return f"{value:g}"
 
 
+def spent_words(record: Record) -> str:
+    """Return what was spent, of how much where there is a budget: `1200 of 200000 tokens, 0.02 usd`."""
+    words = []
+    for unit in dict.fromkeys((*record.budget, *record.spent)):
+        limit = f" of {record.budget[unit]:.12g}" if unit in record.budget else ""
+        words.append(f"{record.spent.get(unit, 0.0):.12g}{limit} {unit}")
+    return ", ".join(words)
+
+
 def cause_words(cause: Cause | None) -> str:
     """Return `alice via cli: reason`, or an empty text."""
     return cause.summary(500) if cause is not None else ""

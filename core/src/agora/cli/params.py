@@ -112,6 +112,24 @@ class Pair(ParamType):
         return name, text
 
 
+class Amount(ParamType):
+    """`UNIT=AMOUNT`."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Return unit and number; which ones may be, the spec and the store know."""
+        if isinstance(value, tuple):
+            return value
+        unit, equals, text = value.partition("=")
+        try:
+            if not equals or not unit:
+                raise ValueError
+            return unit, float(text)
+        except ValueError:
+            self.fail(f"{value!r}: write UNIT=AMOUNT, like tokens=200000.", param, ctx)
+
+
 class DispatchId(ParamType):
     """A dispatch id, or a prefix or suffix of one.
 
@@ -162,6 +180,7 @@ MOMENT = Moment()
 SINCE = Since()
 MEMORY = Memory()
 PAIR = Pair()
+AMOUNT = Amount()
 DISPATCH_ID = DispatchId()
 RUN_NAME = RunName()
 UNENDED_ID = DispatchId(ended=False)

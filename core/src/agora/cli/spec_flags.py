@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from agora.cli.params import MEMORY, MOMENT, PAIR, SECONDS_TYPE
+from agora.cli.params import AMOUNT, MEMORY, MOMENT, PAIR, SECONDS_TYPE
 
 _PLAIN = (
     "image", "cwd", "grace", "timeout", "heartbeat_timeout", "silence_timeout", "run", "name", "parent", "start_at",
     "delay",
 )  # fmt: skip
-MAPS = ("env", "labels", "secrets", "options", "resources")
+MAPS = ("env", "labels", "secrets", "options", "resources", "budget")
 
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND..."),
@@ -41,6 +41,8 @@ _OPTIONS: list[Callable[[Any], Any]] = [
                  help="Cancel it when its worker gives no heartbeat for so long while it runs; default never."),
     click.option("--silence-timeout", type=SECONDS_TYPE, metavar="SECONDS",
                  help="Cancel it when it writes no output for so long while it runs; default never."),
+    click.option("--budget", multiple=True, type=AMOUNT, metavar="UNIT=AMOUNT",
+                 help="Cancel it when it has spent more of this: tokens=200000; may be given several times."),
     click.option("--label", "labels", multiple=True, type=PAIR, metavar="KEY=VALUE", help="Label to find it by."),
     click.option("--run", metavar="RUN", help="The run, a group of dispatches, that it belongs to."),
     click.option("--name", metavar="NAME", help="Its name, unique in the run."),
@@ -81,6 +83,7 @@ def spec_fields(flags: dict[str, Any]) -> dict[str, Any]:
         "secrets": {name: _from_reference(name, reference) for name, reference in flags["secret"]},
         "resources": {key: flags[key] for key in ("cpu", "memory") if flags[key] is not None},
         "options": _nested(flags["options"]),
+        "budget": dict(flags["budget"]),
         **{key: flags[key] for key in _PLAIN},
     }
     for key, value in given.items():

@@ -77,6 +77,10 @@ class BlockingHandle:
             children_grace=children_grace, children_force=children_force, cause=cause,
         )  # fmt: skip
 
+    def spend(self, **amounts: float) -> Record:
+        """Add to what it has spent."""
+        return self._client.spend(self.id, **amounts)
+
     def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end."""
         return self._client.wait(self.id, timeout=timeout, confirmed=confirmed)
@@ -231,9 +235,9 @@ class BlockingClient:
         """Wait until all have ended."""
         return self._call(partial(self._client.join_all_settled, members, key=key, owned=owned))
 
-    def retry(self, member: Member, *, attempts: int, key: str | None = None) -> Record:
-        """Dispatch until one succeeds; what was cancelled is never tried again."""
-        return self._call(partial(self._client.retry, member, attempts=attempts, key=key))
+    def retry(self, member: Member, *, attempts: int, key: str | None = None, unhealthy: bool = False) -> Record:
+        """Dispatch until one succeeds; what was cancelled is not tried again, unless for its silence where asked."""
+        return self._call(partial(self._client.retry, member, attempts=attempts, key=key, unhealthy=unhealthy))
 
     def as_completed(
         self, members: Sequence[Member], *, key: str | None = None, owned: bool = False
@@ -258,6 +262,10 @@ class BlockingClient:
             self._client.cancel, id, reason=reason, grace=grace, force=force, soft=soft,
             children_grace=children_grace, children_force=children_force, cause=cause,
         ))  # fmt: skip
+
+    def spend(self, id: str, /, **amounts: float) -> Record:
+        """Add to what a dispatch has spent."""
+        return self._call(partial(self._client.spend, id, **amounts))
 
     def get(self, id: str, *, refresh: bool = True) -> Record:
         """Read a record."""

@@ -22,6 +22,7 @@ from agora.config import Settings, settings_or_problem
 from agora.errors import AgoraError
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause, Via
+from agora.model.record import Record
 from agora.model.spec import Spec
 from agora.store import Store, default_home
 
@@ -221,6 +222,24 @@ class AgoraClient(Combinators):
         if after is not None and after.unsettled:
             await self._opened.supervision.ensure_background(after)
         return result
+
+    async def spend(self, id: str, /, **amounts: float) -> Record:
+        """Add to what a dispatch has spent; for what counts outside of the workload.
+
+        Parameters:
+            id: the dispatch; one that has ended, too.
+            amounts: by unit, how much more: a finite number from 0 on. Calling it again adds again.
+        Returns:
+            its record. One that has spent more than its budget is cancelled by whoever supervises it.
+        Raises:
+            InvalidRequest: there are no amounts, or one is none; nothing was added.
+            DispatchNotFound: there is no such dispatch.
+            Forbidden: it belongs to another owner.
+        """
+        entry = await self._opened.engine.spend(id, amounts, self._opened.owner)
+        if entry.exceeded is not None and entry.unsettled:
+            await self._opened.supervision.ensure_background(entry)
+        return entry.public()
 
     async def reconcile(self) -> ReconcileReport:
         """Make one pass over everything live: look, keep deadlines, carry out recorded requests."""

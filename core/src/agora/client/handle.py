@@ -54,6 +54,10 @@ class DispatchHandle:
             children_grace=children_grace, children_force=children_force, cause=cause,
         )  # fmt: skip
 
+    async def spend(self, **amounts: float) -> Record:
+        """Add to what it has spent; see `AgoraClient.spend`."""
+        return await self._client.spend(self.id, **amounts)
+
     async def wait(self, *, timeout: float | None = None, confirmed: bool = False) -> Record:
         """Wait for its end; see `AgoraClient.wait`."""
         return await self._client.wait(self.id, timeout=timeout, confirmed=confirmed)

@@ -1,4 +1,4 @@
-"""Listening to running workloads that are cancelled when they give no sign, and to those that speak in a file."""
+"""Listening to running workloads that are cancelled for what they say or for silence, and to those with a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio.abc
 
 from agora.engine.core import Core
 from agora.engine.event_file import file_of
-from agora.engine.listen import Caught, Listener, facts_of
+from agora.engine.listen import Caught, Listener, counts_silence, facts_of, reads_output
 from agora.errors import AgoraError
 from agora.model.record import Entry, State
 from agora.state import Listened
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two readings of one workload: a fifth of what it may be quiet for, within these bounds.
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+#: The longest one of a workload that has a budget.
+BUDGET_PAUSE = 2.0
 #: Workloads that are read at the same time.
 AT_ONCE = 8
 
@@ -89,7 +91,7 @@ class Attendance:
 
     async def _read(self, entry: Entry, one: _Attended, pause: float) -> None:
         target = await self.core.targets.of(entry)
-        if not _has_policy(entry) and file_of(entry, target) is None:
+        if not reads_output(entry) and file_of(entry, target) is None:
             self._deaf.add(entry.id)
             return
         began = time.monotonic()
@@ -99,21 +101,18 @@ class Attendance:
         one.heard_at = began if caught.whole else None
         one.caught = caught
         facts = facts_of(entry, caught.marks)
-        if facts or _has_policy(entry):
+        if facts or counts_silence(entry):
             listened = Listened(seconds, caught.output, caught.output_at, caught.output_size)
             await self.core.apply(entry, *facts, listened)
-
-
-def _has_policy(entry: Entry) -> bool:
-    return entry.heartbeat_timeout is not None or entry.silence_timeout is not None
 
 
 def _speaks(entry: Entry) -> bool:
     if entry.state is not State.RUNNING or entry.handle is None:
         return False
-    return _has_policy(entry) or "AGORA_WORKER_EVENTS" in entry.spec.get("env", {})
+    return reads_output(entry) or "AGORA_WORKER_EVENTS" in entry.spec.get("env", {})
 
 
 def _pause(entry: Entry) -> float:
-    quiet = [seconds for seconds in (entry.heartbeat_timeout, entry.silence_timeout) if seconds is not None]
-    return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min(quiet) / 5)) if quiet else SHORTEST_PAUSE
+    pauses = [seconds / 5 for seconds in (entry.heartbeat_timeout, entry.silence_timeout) if seconds is not None]
+    pauses += [BUDGET_PAUSE] if entry.budget else []
+    return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, min(pauses))) if pauses else SHORTEST_PAUSE

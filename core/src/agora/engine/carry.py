@@ -35,6 +35,7 @@ REMOVE_SECONDS = 30.0
 _POLICIES: Mapping[Action | None, tuple[str, str]] = {
     Action.TIME_OUT: ("timeout", "timeout of {entry.timeout} s reached"),
     Action.OWNER_GONE: ("owner_gone", "the process that it was dispatched for is gone"),
+    Action.BUDGET: ("budget", "budget of {entry.exceeded}"),
     Action.MISSED_HEARTBEATS: ("missed_heartbeats", "no heartbeat for {entry.heartbeat_timeout} s"),
     Action.OUTPUT_SILENCE: ("output_silence", "no output for {entry.silence_timeout} s"),
 }

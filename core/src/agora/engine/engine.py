@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -22,12 +22,13 @@ from agora.engine.reap import Reaped, Reaper, reap_cause
 from agora.engine.submit import Submitter
 from agora.engine.supervise import Supervisor
 from agora.engine.targets import LOOK_SECONDS, Target
-from agora.errors import AgoraError, ConfigError
+from agora.errors import AgoraError, ConfigError, Forbidden
 from agora.model.cancel import CancelResult
 from agora.model.cause import Cause
 from agora.model.record import Entry, Lease
 from agora.model.spec import Spec
-from agora.state import Children
+from agora.state import Children, Spent
+from agora.state.budget import checked
 from agora.store import Filter, Store
 
 
@@ -118,6 +119,14 @@ class Engine:
         result, after = await self._canceller.cancel(id, cause, grace, force, soft, children, owner)
         await self.core.answered(result)
         return result, after
+
+    async def spend(self, id: str, amounts: Mapping[str, object], owner: str | None) -> Entry:
+        """Add to what a dispatch has spent; see `AgoraClient.spend`."""
+        added = Spent(checked(amounts))
+        entry = await self.store.read(id)
+        if (why := entry.forbids(owner)) is not None:
+            raise Forbidden(f"dispatch {id} cannot be said to have spent anything: {why}")
+        return (await self.core.apply(entry, added)).entry
 
     async def refresh(self, entries: Sequence[Entry], seconds: float) -> set[str]:
         """Look at live dispatches for at most `seconds`.

@@ -21,6 +21,8 @@ from agora.model.events import EventType
 from agora.model.observation import LogChunk
 from agora.model.record import Entry, State
 from agora.state import WORKER_TYPES, WorkerSaid
+from agora.state.budget import rises
+from agora.state.quiet import elsewhere
 from agora.worker.marks import Sieve
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class _Mark(BaseModel):
 
 
 def facts_of(entry: Entry, marks: Iterable[bytes]) -> list[WorkerSaid]:
-    """Return what the marks say that was not heard before; of an ended dispatch only a cancel is of interest."""
+    """Return what the marks say that was not heard before; of an ended one only a cancel and what it spent count."""
     facts = []
     for mark in marks:
         try:
@@ -63,10 +65,22 @@ def facts_of(entry: Entry, marks: Iterable[bytes]) -> list[WorkerSaid]:
             logger.warning("dispatch %s: its output has a mark that is none of a worker's", entry.id)
             continue
         source = said.id.partition(".")[0]
+        fact = WorkerSaid(said.type, dict(said.data), source, said.sequence)
         over = entry.state.terminal and (said.type is not EventType.CANCELLED or entry.acknowledged is not None)
-        if said.subject == entry.id and not over and said.sequence > entry.heard.get(source, 0):
-            facts.append(WorkerSaid(said.type, dict(said.data), source, said.sequence))
+        wanted = not over or rises(entry, fact)
+        if said.subject == entry.id and wanted and said.sequence > entry.heard.get(source, 0):
+            facts.append(fact)
     return facts
+
+
+def counts_silence(entry: Entry) -> bool:
+    """Whether a workload is cancelled when it gives no sign."""
+    return entry.heartbeat_timeout is not None or entry.silence_timeout is not None
+
+
+def reads_output(entry: Entry) -> bool:
+    """Whether the output of a workload is read while it runs, though nobody follows it."""
+    return counts_silence(entry) or (bool(entry.budget) and not elsewhere(entry))
 
 
 @dataclass
@@ -127,7 +141,7 @@ class Listener:
         return applied is not None and applied.entry.version > entry.version
 
     async def drain(self, entry: Entry, target: Target, seconds: float = DRAIN_SECONDS) -> None:
-        """Read the last words of a workload that was asked to stop and has ended; for at most two seconds.
+        """Read the last words of a workload that has ended, was asked to stop or has a budget; for two seconds at most.
 
         Parameters:
             entry: as stored now.
@@ -136,8 +150,9 @@ class Listener:
         """
         if (path := file_of(entry, target)) is not None and not entry.state.terminal:
             await self.hear(entry.id, await anyio.to_thread.run_sync(marks_in, path, abandon_on_cancel=True))
-        wanted = entry.state is State.STOPPING and entry.acknowledged is None and entry.handle is not None
-        if not wanted or not target.has("logs") or not target.implements("logs"):
+        wanted = entry.state is State.STOPPING and entry.acknowledged is None
+        wanted = wanted or (bool(entry.budget) and not entry.state.terminal)
+        if not wanted or entry.handle is None or not target.has("logs") or not target.implements("logs"):
             return
         with anyio.move_on_after(min(DRAIN_SECONDS, seconds)) as scope:
             try:
@@ -164,7 +179,7 @@ class Listener:
         caught = Caught(read_to=entry.output_at if before is None else before.read_to)
         if (path := file_of(entry, target)) is not None:
             caught.marks += await anyio.to_thread.run_sync(marks_in, path, abandon_on_cancel=True)
-        if entry.heartbeat_timeout is None and entry.silence_timeout is None:
+        if not reads_output(entry):
             caught.whole = True
         elif target.implements("logs"):
             with anyio.move_on_after(CATCH_UP_SECONDS):
@@ -178,7 +193,9 @@ class Listener:
         first = known is None and before is None and entry.output_size is None
         sieves = _Sieves(entry.id)
         size = 0
-        async with aclosing(self._read(entry, target, False, since, DRAIN_LINES if first else None)) as chunks:
+        # For silence the end of it is enough; what was spent may stand anywhere.
+        tail = DRAIN_LINES if first and not entry.budget else None
+        async with aclosing(self._read(entry, target, False, since, tail)) as chunks:
             async for chunk in chunks:
                 rest, marks = sieves.feed(chunk)
                 caught.marks += marks

@@ -19,6 +19,7 @@ class Action(StrEnum):
     SUBMIT = "submit"
     TIME_OUT = "time_out"
     OWNER_GONE = "owner_gone"
+    BUDGET = "budget"
     MISSED_HEARTBEATS = "missed_heartbeats"
     OUTPUT_SILENCE = "output_silence"
     FIND = "find"
@@ -65,6 +66,8 @@ def next_step(entry: Entry, now: datetime, bounds: Bounds) -> Step:
     deadline = _at(entry.deadline, now, Action.TIME_OUT)
     if deadline.action is not None:
         return deadline
+    if entry.exceeded is not None:
+        return Step(Action.BUDGET, None)
     if (policy := _gone_quiet(entry)) is not None:
         return Step(policy, None)
     deadline = _sooner(_owner_gone(entry, now), deadline)

@@ -120,6 +120,7 @@ class Submitter:
             timeout=spec.timeout,
             heartbeat_timeout=spec.heartbeat_timeout,
             silence_timeout=spec.silence_timeout,
+            budget=dict(spec.budget),
             requested_at=now,
             start_at=None if start is None else later.moment(start, now),
             labels=dict(spec.labels),

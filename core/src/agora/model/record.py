@@ -54,7 +54,8 @@ class Record(Model):
     `forced`: it had to be killed after the grace, known as `evidence` says. `acknowledged`: the worker itself
     reported a clean cancel; false where it said that it did not get done in time. `delivered`: a backend accepted the
     stop. `deadline` is `submitted_at` + `timeout`. `owner`: for whom it was dispatched; only clients of that owner, and
-    those without one, may cancel it. `start_at` is there for one that was to start later, alone.
+    those without one, may cancel it. `start_at` is there for one that was to start later, alone. `spent`: what is
+    known to have been spent, by unit, and `budget`: how much may be.
     """
 
     id: str
@@ -80,6 +81,8 @@ class Record(Model):
     effective_grace: float | None = None
     timeout: int
     deadline: AwareDatetime | None = None
+    budget: dict[str, float] = Field(default_factory=dict)
+    spent: dict[str, float] = Field(default_factory=dict)
     start_at: AwareDatetime | None = Field(default=None, exclude_if=lambda moment: moment is None)
     requested_at: AwareDatetime
     submitted_at: AwareDatetime | None = None
@@ -173,6 +176,7 @@ class Entry(Record):
         away_seconds: time in which a supervisor asked and got no answer, since the last answer.
         away_at: when one last asked so; several at once count the same time once.
         heard: number of the last event of the workload's own processes, by process.
+        spending: totals of what was spent, by process of the workload.
         heartbeat_timeout, silence_timeout: as in the spec.
         unheard: how long its worker said nothing; counted only with a `heartbeat_timeout`.
         silent: how long it wrote nothing; counted only with a `silence_timeout`.
@@ -213,6 +217,7 @@ class Entry(Record):
     away_seconds: float = 0
     away_at: AwareDatetime | None = None
     heard: dict[str, int] = Field(default_factory=dict)
+    spending: dict[str, dict[str, float]] = Field(default_factory=dict)
     heartbeat_timeout: int | None = None
     silence_timeout: int | None = None
     unheard: Quiet = Quiet()
@@ -239,6 +244,14 @@ class Entry(Record):
         if self.accepted_at is None or self.kill_at is None or (self.effective_grace is None and not self.stop_by):
             return self.effective_grace
         return (self.kill_at - self.accepted_at).total_seconds()
+
+    @property
+    def exceeded(self) -> str | None:
+        """The part of the budget that is exceeded, in words; null where none is."""
+        for unit, limit in self.budget.items():
+            if (spent := self.spent.get(unit, 0.0)) > limit:
+                return f"{limit:.12g} {unit} exceeded: {spent:.12g}"
+        return None
 
     def public(self) -> Record:
         """Return the part that anybody may see."""

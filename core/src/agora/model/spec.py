@@ -4,7 +4,16 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 from agora.model.base import Model
 
@@ -19,6 +28,7 @@ WORKER_VARIABLES = frozenset(
     {
         "AGORA_DISPATCH_ID",
         "AGORA_OWNER",
+        "AGORA_WORKER_BUDGET",
         "AGORA_WORKER_GRACE",
         "AGORA_WORKER_HEARTBEAT",
         "AGORA_WORKER_INBOX",
@@ -28,7 +38,10 @@ WORKER_VARIABLES = frozenset(
 )
 #: The shortest silence that a policy may act on, in seconds: nobody listens more often than once a second.
 MIN_QUIET = 2
-_POLICIES = ("heartbeat_timeout", "silence_timeout")
+#: The units that can be spent, as the worker has them too: their names, how many there are at most, and of one.
+UNIT = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,23}$"
+MAX_UNITS, MAX_AMOUNT = 16, 1e15
+_POLICIES = ("heartbeat_timeout", "silence_timeout", "budget")
 
 
 def _plain_text(value: str) -> str:
@@ -52,6 +65,8 @@ def _label(value: str) -> str:
 
 Text = Annotated[StrictStr, AfterValidator(_plain_text)]
 Label = Annotated[StrictStr, Field(max_length=256), AfterValidator(_label)]
+Unit = Annotated[StrictStr, Field(pattern=UNIT)]
+Limit = Annotated[StrictFloat, Field(gt=0, le=MAX_AMOUNT)]
 Name = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -94,6 +109,7 @@ class Spec(Model):
         heartbeat_timeout: seconds without a heartbeat or progress of its worker after which a running workload is
             cancelled, whole, at least 2; null for never.
         silence_timeout: seconds without output after which it is cancelled, whole, at least 2; null for never.
+        budget: how much it may spend before it is cancelled, by unit of the workload's own choice, at most 16.
         labels: free key-value pairs to find dispatches by.
         run: group that this dispatch belongs to.
         name: name of the dispatch, unique in its run.
@@ -110,6 +126,7 @@ class Spec(Model):
     timeout: StrictInt = Field(default=DEFAULT_TIMEOUT, ge=1, le=MAX_TIMEOUT)
     heartbeat_timeout: StrictInt | None = Field(default=None, ge=MIN_QUIET, le=MAX_TIMEOUT)
     silence_timeout: StrictInt | None = Field(default=None, ge=MIN_QUIET, le=MAX_TIMEOUT)
+    budget: dict[Unit, Limit] = Field(default_factory=dict, max_length=MAX_UNITS)
     labels: dict[Label, Label] = Field(default_factory=dict)
     run: Name | None = None
     name: Name | None = None
@@ -141,7 +158,7 @@ class Spec(Model):
     def public(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the names of the secrets and none of their values."""
         # What was not asked for is left out, so that a record of an older Agora has the same digest.
-        unasked = {name for name in _POLICIES if getattr(self, name) is None}
+        unasked = {name for name in _POLICIES if not getattr(self, name)}
         data = self.model_dump(mode="json", exclude={"secrets", *unasked})
         data["secrets"] = sorted(self.secrets)
         return data
@@ -170,6 +187,8 @@ class Spec(Model):
             told["AGORA_WORKER_INBOX"] = inbox
         if self.heartbeat_timeout is not None:
             told["AGORA_WORKER_HEARTBEAT"] = str(self.heartbeat_timeout)
+        if self.budget:
+            told["AGORA_WORKER_BUDGET"] = ",".join(f"{unit}={limit!r}" for unit, limit in self.budget.items())
         return self.model_copy(update={"env": {**told, **self.env, "AGORA_DISPATCH_ID": dispatch_id}})
 
     def digest(self) -> str:

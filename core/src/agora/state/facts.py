@@ -1,5 +1,6 @@
 """Everything that can happen to a dispatch, as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -228,6 +229,17 @@ class WorkerSaid:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Somebody outside of the workload says what it has spent more.
+
+    Parameters:
+        amounts: by unit, as `budget.checked` returns them.
+    """
+
+    amounts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Listened:
     """A supervisor read all that the workload had to say up to now.
 
@@ -275,6 +287,7 @@ Fact = (
     | SecretsRemoved
     | SecretsKept
     | WorkerSaid
+    | Spent
     | Listened
     | Noted
 )

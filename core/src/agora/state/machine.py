@@ -8,7 +8,7 @@ from typing import Any
 
 from agora.model.events import EventType
 from agora.model.record import Entry, State
-from agora.state import facts, looking, quiet, stopping, submit
+from agora.state import budget, facts, looking, quiet, stopping, submit
 from agora.state.draft import ALLOWED, Change, Draft, EventDraft
 from agora.state.ends import end, stopped_state
 
@@ -96,6 +96,7 @@ def _worker_said(draft: Draft, fact: facts.WorkerSaid) -> bool:
         draft.set(heard={**dict(kept), fact.source: fact.number})
     if fact.type in quiet.SIGNS:
         quiet.gets_on(draft)
+    budget.worker_said(draft, fact)
     if fact.number > MAX_WORKER_EVENTS:
         return False
     if fact.type is EventType.CANCELLED:
@@ -144,6 +145,7 @@ _HANDLERS: dict[type, Callable[[Draft, Any], Any]] = {
     facts.SecretsRemoved: _secrets_removed,
     facts.SecretsKept: _secrets_kept,
     facts.WorkerSaid: _worker_said,
+    facts.Spent: budget.spent,
     facts.Listened: quiet.listened,
     facts.Noted: _noted,
 }

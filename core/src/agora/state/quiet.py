@@ -31,9 +31,10 @@ def listened(draft: Draft, fact: facts.Listened) -> bool:
     if entry.heartbeat_timeout is not None and (entry.heard or not elsewhere(entry)):
         draft.set(unheard=_longer(draft, entry.unheard, fact.seconds))
     if entry.silence_timeout is not None:
-        silent = Quiet(counted_at=draft.now) if fact.output else _longer(draft, entry.silent, fact.seconds)
+        draft.set(silent=Quiet(counted_at=draft.now) if fact.output else _longer(draft, entry.silent, fact.seconds))
+    if entry.silence_timeout is not None or entry.budget:
         at = max(entry.output_at, fact.output_at) if entry.output_at and fact.output_at else fact.output_at
-        draft.set(silent=silent, output_at=at or entry.output_at, output_size=fact.output_size or entry.output_size)
+        draft.set(output_at=at or entry.output_at, output_size=fact.output_size or entry.output_size)
     return True
 
 

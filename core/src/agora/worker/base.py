@@ -16,7 +16,9 @@ from agora.worker.inbox import Inbox
 from agora.worker.outbox import Outbox
 from agora.worker.secrets import Secrets
 from agora.worker.sinks import ways_out
+from agora.worker.spending import Spending
 from agora.worker.surroundings import Surroundings
+from agora.worker.telling import Telling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class WorkerError(RuntimeError):
     """The worker is used as it cannot be."""
 
 
-class BaseWorker(ABC):
+class BaseWorker(Telling, ABC):
     """The inside of a workload; see `Worker` and `BlockingWorker`.
 
     Parameters:
@@ -116,25 +118,6 @@ class BaseWorker(ABC):
         """
         self._callbacks.append(callback)
 
-    def progress(
-        self, done: float | None = None, total: float | None = None, message: str | None = None, **more: object
-    ) -> None:
-        """Say how far the program is; returns at once, and the latest word wins where it says so too often.
-
-        Parameters:
-            done, total: how much of how much, in a unit of the program's own.
-            message: a line for people.
-            more: further values that JSON has.
-        Raises:
-            TypeError, ValueError: the values are no JSON, or more than 3,000 bytes.
-        """
-        told = {"done": done, "total": total, "message": message, **more}
-        self._outbox.put("dispatch.progress", {name: value for name, value in told.items() if value is not None})
-
-    def heartbeat(self) -> None:
-        """Say that the program gets on; call it from where the work is done."""
-        self._outbox.put("dispatch.heartbeat", {})
-
     @property
     def secrets(self) -> Secrets:
         """The inline secrets of the dispatch; they are removed at the end."""
@@ -154,11 +137,6 @@ class BaseWorker(ABC):
 
             self._workspace = tempfile.mkdtemp(prefix="agora-workspace-")
         return self._workspace
-
-    @property
-    def undelivered(self) -> tuple[bytes, ...]:
-        """Events that nobody has taken yet, as JSON."""
-        return self._outbox.undelivered
 
     def use(self, channel: Channel) -> None:
         """Have a channel released at the end, whatever the end is.
@@ -209,7 +187,9 @@ class BaseWorker(ABC):
         if heartbeats is None:
             heartbeats = min(HEARTBEAT_SECONDS, (around.heartbeat or float("inf")) / 3)
         every = {"dispatch.progress": self._progress_every, "dispatch.heartbeat": heartbeats}
-        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), every)
+        self._spending = Spending(around.budget)
+        carries = {"dispatch.progress": self._spending.told}
+        self._outbox = Outbox(around.dispatch_id or "", ways_out(around), every, carries)
 
     def _claim(self, end: str) -> bool:
         """Claim the end; one call of all is true, since setting a default is one step for the interpreter."""

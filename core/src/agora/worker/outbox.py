@@ -9,10 +9,13 @@ from _queue import Empty, SimpleQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from agora.worker.sinks import Sink
+
+    #: A type of events; data of its own, or null where it is nudged; and whether it is sent at once.
+    _Item = tuple[str, dict[str, Any] | None, bool]
 
 #: One attempt to deliver an event may take so long, in seconds.
 SEND_SECONDS = 2.0
@@ -24,6 +27,8 @@ KEPT = 200
 DATA_BYTES = 3000
 #: Of the time to close, so much is for the way that was chosen; the rest is for the next best one.
 _FIRST_PART = 0.6
+#: What wakes the thread and says nothing.
+_NOTHING: _Item = ("", None, False)
 
 
 class Outbox:
@@ -33,19 +38,29 @@ class Outbox:
         subject: the dispatch.
         sinks: ways out, the best first; the second is used for what the first did not take by the end, and so on.
         every: seconds between two events of a type, by type; what comes earlier replaces what waits.
+        carries: what every event of a type says besides, by type, asked for when it is made. Where that is anything,
+            such an event is among the last, so that it stands at the end of the output.
     """
 
-    def __init__(self, subject: str, sinks: Sequence[Sink], every: dict[str, float]) -> None:
+    def __init__(
+        self,
+        subject: str,
+        sinks: Sequence[Sink],
+        every: dict[str, float],
+        carries: Mapping[str, Callable[[], dict[str, object]]] | None = None,
+    ) -> None:
         self._subject = subject
         self._sinks = sinks
         self._every = every
+        self._carries = dict(carries or {})
         self._source = os.urandom(5).hex()
         self._lock = threading.Lock()
         self._number = 0
         self._waiting: dict[str, dict[str, Any]] = {}
+        self._latest: dict[str, dict[str, Any]] = {}
         self._last: dict[str, float] = {}
         self._kept: dict[int, bytes] = {}
-        self._inbox: SimpleQueue[tuple[str, dict[str, Any]] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Item | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -57,6 +72,18 @@ class Outbox:
         """
         if (size := len(_json(data))) > DATA_BYTES:
             raise ValueError(f"the data of an event has {size} bytes; the limit is {DATA_BYTES}")
+        self._put((type, dict(data), False))
+
+    def nudge(self, type: str, *, at_once: bool) -> None:
+        """Have an event of a type sent for what it carries, with the latest data of its own.
+
+        Parameters:
+            type: one that carries something.
+            at_once: though the last one was just sent.
+        """
+        self._put((type, None, at_once))
+
+    def _put(self, item: _Item) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -68,7 +95,7 @@ class Outbox:
                     pass  # none is to be had now: the next event tries again, and the end sends what waits
                 else:
                     self._thread = thread
-        self._inbox.put((type, dict(data)))
+        self._inbox.put(item)
 
     @property
     def undelivered(self) -> tuple[bytes, ...]:
@@ -87,6 +114,9 @@ class Outbox:
         until = time.monotonic() + seconds
         with self._lock:
             self._closed = True
+            for type, carried in self._carries.items():
+                if carried():
+                    self._waiting.setdefault(type, self._latest.get(type, {}))
         self._inbox.put(None)
         if self._thread is not None:
             self._thread.join(seconds * _FIRST_PART)
@@ -127,28 +157,21 @@ class Outbox:
             try:
                 item = self._inbox.get(timeout=pause) if pause is not None else self._inbox.get()
             except Empty:
-                item = ("", {})
+                item = _NOTHING
             last = self._drain_inbox(item)
             self._send()
             if last:
                 return
             pause = self._next()
 
-    def _drain_inbox(self, item: tuple[str, dict[str, Any]] | None = ("", {})) -> bool:
+    def _drain_inbox(self, item: _Item | None = _NOTHING) -> bool:
         """Make events of what is due, at the end of everything; return whether this is the end."""
         last = False
         with self._lock:
             while True:
                 last = last or item is None
                 if item is not None and item[0]:
-                    if item[0] in self._every:
-                        self._waiting[item[0]] = item[1]
-                    else:
-                        # What waits for its turn was said before.
-                        for type in list(self._waiting):
-                            self._make(type)
-                        self._waiting[item[0]] = item[1]
-                        self._make(item[0])
+                    self._sort_in(*item)
                 try:
                     item = self._inbox.get_nowait()
                 except Empty:
@@ -159,8 +182,23 @@ class Outbox:
                     self._make(type)
         return last
 
+    def _sort_in(self, type: str, data: dict[str, Any] | None, at_once: bool) -> None:
+        if type not in self._every:
+            # What waits for its turn was said before.
+            for waiting in list(self._waiting):
+                self._make(waiting)
+        if data is None:
+            data = self._waiting.get(type, self._latest.get(type, {}))
+        elif type in self._carries:
+            self._latest[type] = data
+        self._waiting[type] = data
+        if at_once or type not in self._every:
+            self._make(type)
+
     def _make(self, type: str) -> None:
         data = self._waiting.pop(type)
+        if type in self._carries:
+            data = {**data, **self._carries[type]()}
         self._last[type] = time.monotonic()
         self._number += 1
         self._kept[self._number] = _json({

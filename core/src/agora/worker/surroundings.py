@@ -17,6 +17,7 @@ class Surroundings:
         dispatch_id: of the dispatch that this program is the workload of; null outside of one.
         grace: seconds between SIGTERM and SIGKILL.
         heartbeat: seconds without a heartbeat after which the dispatch is cancelled; null for never.
+        budget: of what the dispatch is cancelled after how much, by unit.
         timeout: seconds that the dispatch may take, null outside of one.
         secrets: names of the inline secrets.
         events: where events go: `stdout`, `stderr`, `none` or the path of a file.
@@ -33,6 +34,7 @@ class Surroundings:
         self.dispatch_id = get("AGORA_DISPATCH_ID") or None
         self.grace = _seconds("AGORA_WORKER_GRACE") or DEFAULT_GRACE
         self.heartbeat = _seconds("AGORA_WORKER_HEARTBEAT")
+        self.budget = _limits("AGORA_WORKER_BUDGET")
         self.timeout = _seconds("AGORA_WORKER_TIMEOUT")
         # Joined by the one character that no name of a variable has.
         self.secrets = tuple(name for name in get("AGORA_WORKER_SECRETS", "").split("=") if name)
@@ -52,8 +54,19 @@ class Surroundings:
 
 
 def _seconds(name: str) -> float | None:
+    return _positive(os.environ.get(name, ""))
+
+
+def _limits(name: str) -> dict[str, float]:
+    """Read `UNIT=LIMIT`, joined by commas; what is none is left out."""
+    pairs = (pair.partition("=") for pair in os.environ.get(name, "").split(","))
+    limits = ((unit, _positive(limit)) for unit, _, limit in pairs)
+    return {unit: limit for unit, limit in limits if limit is not None}
+
+
+def _positive(text: str) -> float | None:
     try:
-        seconds = float(os.environ.get(name, ""))
+        number = float(text)
     except ValueError:
         return None
-    return seconds if 0 < seconds < float("inf") else None
+    return number if 0 < number < float("inf") else None
