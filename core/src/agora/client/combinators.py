@@ -15,6 +15,7 @@ from agora.client.batch import Batch
 from agora.client.handle import DispatchHandle
 from agora.client.reading import Reading
 from agora.errors import DispatchConflict, InvalidRequest, NoneSucceeded
+from agora.model.cause import Via
 from agora.model.ids import check_dispatch_id
 from agora.model.record import Record, State
 from agora.model.spec import Spec
@@ -34,6 +35,9 @@ class HasId(Protocol):
     def id(self) -> str:
         """The dispatch id."""
 
+
+#: The policies that cancel what gives no sign any more.
+UNHEALTHY = ("missed_heartbeats", "output_silence")
 
 #: A handle, or what to dispatch: a spec, or its fields with `target`, `parent`, `start_at` or `delay` beside them.
 Member = HasId | Spec | Mapping[str, Any]
@@ -246,8 +250,8 @@ class Combinators(Reading):
                 tuple(record for record in records if record.state is State.CANCELLED),
             )
 
-    async def retry(self, member: Member, *, attempts: int, key: str | None = None) -> Record:
-        """Dispatch until one succeeds, so many times at most; what was cancelled is never tried again.
+    async def retry(self, member: Member, *, attempts: int, key: str | None = None, unhealthy: bool = False) -> Record:
+        """Dispatch until one succeeds, so many times at most; what was cancelled by anybody is never tried again.
 
         The next attempt starts only when the one before it is proven to be over, also after its timeout.
 
@@ -255,6 +259,8 @@ class Combinators(Reading):
             member: a spec, or its fields.
             attempts: how many at most, the first one included.
             key: names this call, to take it up again after a crash.
+            unhealthy: one that was cancelled since it gave no sign any more, by its `heartbeat_timeout` or
+                `silence_timeout`, counts as failed.
         Returns:
             the record of the one that succeeded.
         Raises:
@@ -265,10 +271,18 @@ class Combinators(Reading):
         first, *others = attempts_of(member, attempts, key)
         record = await self._attempt(first)
         for one in others:
-            if record.state in (State.SUCCEEDED, State.CANCELLED) or not record.confirmed:
+            if not await self._tried_again(record, key, unhealthy):
                 break
             record = await self._attempt(one)
         return await self.result(record.id)
+
+    async def _tried_again(self, record: Record, key: str | None, unhealthy: bool) -> bool:
+        again = _has_failed(record, unhealthy) and record.confirmed is True
+        if key is None or record.state is State.SUCCEEDED:
+            return again
+        # What is known of an end may still change, and so may the arguments: of one attempt it is decided once.
+        decision = await self._opened.store.decided.decide(f"{record.id}/again", {"again": again})
+        return bool(decision["again"])
 
     async def _attempt(self, one: Wanted) -> Record:
         async with self._members([one], owned=False) as group:
@@ -305,6 +319,14 @@ def _decided(decision: Mapping[str, Any], word: str, ids: Sequence[str] | None, 
     if found is None or (ids is not None and found not in ids):
         raise DispatchConflict(f"the key {key!r} was used for another call; use a new one")
     return str(found)
+
+
+def _has_failed(record: Record, unhealthy: bool) -> bool:
+    """Whether an attempt may be tried again; one that a person, a budget or an owner wanted to end may not."""
+    if record.state is not State.CANCELLED:
+        return record.state is not State.SUCCEEDED
+    cause = record.cause
+    return unhealthy and cause is not None and cause.via is Via.POLICY and cause.policy in UNHEALTHY
 
 
 def attempts_of(member: Member, attempts: int, key: str | None) -> list[Wanted]:
