@@ -118,15 +118,21 @@ def test_marks_are_heartbeats_and_no_output(
         async with AgoraClient(home, settings=paper_settings()) as client, asyncio.TaskGroup() as tasks:
             handle = await client.dispatch(command=("true",), id="d1", silence_timeout=3, heartbeat_timeout=60)
             waiting = tasks.create_task(handle.wait(timeout=60))
+
+            async def write(data: bytes) -> None:
+                """Write a piece, and wait until it was read; once it is asked to stop, nobody reads."""
+                log.chunks.append(LogChunk(stream="stdout", data=data, at=datetime.now(UTC)))
+                asked = len(log.asked)
+                while len(log.asked) == asked and not (await stored(client, "d1")).cause:  # noqa: ASYNC110 - the backend is asked from another thread
+                    await asyncio.sleep(0.02)
+
             number = 0
             async with asyncio.timeout(60):
                 while not (entry := await stored(client, "d1")).cause:
                     number += 1
                     # In two pieces: a reading may come between them.
-                    log.chunks.append(LogChunk(stream="stdout", data=mark(number)[:20], at=datetime.now(UTC)))
-                    await log.read_again(1)
-                    log.chunks.append(LogChunk(stream="stdout", data=mark(number)[20:], at=datetime.now(UTC)))
-                    await log.read_again(1)
+                    await write(mark(number)[:20])
+                    await write(mark(number)[20:])
             assert entry.cause is not None
             assert entry.cause.policy == "output_silence"
             assert entry.heard["abc"] >= number - 1
