@@ -13,29 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SLOW = ["sleep", "600"]
-TARGETS = [
-    pytest.param("local", marks=pytest.mark.backend("local")),
-    pytest.param("docker", marks=pytest.mark.backend("docker")),
-]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
-@pytest.fixture(params=TARGETS)
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Say where the members run, and configure it."""
-    monkeypatch.chdir(tmp_path)
-    if request.param == "local":
-        return {"target": "local"}
-    from agora_docker.conformance import target
-
-    image = target().probe_spec("", [])["image"]
-    (tmp_path / "agora.toml").write_text('[targets.docker]\nprovider = "docker"\npull = "never"\n')
-    return {"target": "docker", "image": image}
 
 
 @pytest.fixture

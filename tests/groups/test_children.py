@@ -29,12 +29,6 @@ while True:
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 class Family:
     """Dispatches that note a SIGTERM in a file and go on."""
 

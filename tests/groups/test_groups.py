@@ -29,12 +29,6 @@ pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
 Open = Callable[[], AgoraClient]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 async def test_the_first_success_wins_and_the_losers_are_dead(client: Open) -> None:
     async with client() as agora:
         raced = await agora.race([spec(sleeper()), spec(failing()), spec(sleeper(2)), spec(sleeper())])

@@ -14,12 +14,6 @@ pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
 Open = Callable[[], AgoraClient]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 async def test_cancelling_a_parent_cancels_all_below_it_and_tells_of_each(client: Open) -> None:
     async with client() as agora:
         parent = await agora.dispatch(**spec(sleeper()))

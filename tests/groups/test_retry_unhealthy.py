@@ -32,12 +32,6 @@ with BlockingWorker() as worker:
 """
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 def flaky(path: Path, **fields: Any) -> dict[str, Any]:
     """A member that hangs in its first attempt."""
     return spec([sys.executable, "-c", FLAKY, str(path)], heartbeat_timeout=2, **fields)

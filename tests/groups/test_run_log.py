@@ -15,12 +15,6 @@ from tests.groups.conftest import sleeper, spec
 pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 def agora_says(*args: str) -> list[dict[str, object]]:
     """Run the command line in a process of its own."""
     done = subprocess.run(

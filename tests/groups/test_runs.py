@@ -32,12 +32,6 @@ pytestmark = [pytest.mark.backend("local"), pytest.mark.anyio]
 Open = Callable[[], AgoraClient]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
 def gated(gate: Path) -> list[str]:
     """A command that succeeds once a file is there."""
     return ["sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done"]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,43 +16,8 @@ from agora.errors import Forbidden
 from agora.testing import FakeClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
-TARGETS = [
-    pytest.param("local", marks=pytest.mark.backend("local")),
-    pytest.param("docker", marks=pytest.mark.backend("docker")),
-]
 LOCAL = pytest.mark.backend("local")
 PATIENCE = 60.0
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
-@pytest.fixture(params=TARGETS)
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Say where a workload runs, and configure it."""
-    monkeypatch.chdir(tmp_path)
-    if request.param == "local":
-        return {"target": "local"}
-    from agora_docker.conformance import target
-
-    image = target().probe_spec("", [])["image"]
-    (tmp_path / "agora.toml").write_text('[targets.docker]\nprovider = "docker"\npull = "never"\n')
-    return {"target": "docker", "image": image}
-
-
-@pytest.fixture
-async def agora(request: pytest.FixtureRequest) -> AsyncIterator[AgoraClient]:
-    """Give a client whose workloads nobody but itself looks after; nothing of it is alive afterwards."""
-    if "where" in request.fixturenames:
-        request.getfixturevalue("where")  # it is configured first
-    async with AgoraClient(actor="ann", supervisor=False) as client:
-        yield client
-        for record in await client.list(live=True):
-            await client.cancel(record.id, force=True)
-            await client.wait(record.id, confirmed=True, timeout=PATIENCE)
 
 
 def alive(record: Record) -> bool:

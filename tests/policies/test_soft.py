@@ -28,12 +28,6 @@ with BlockingWorker() as worker:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Use what the client runs on."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def agora() -> AsyncIterator[AgoraClient]:
     """Give a client whose workloads nobody but itself looks after; nothing of it is alive afterwards."""
     async with AgoraClient(actor="ann", supervisor=False) as client:
