@@ -7,10 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-from agora import AgoraClient, DispatchCancelled, State
+from agora import AgoraClient, DispatchCancelled, Outcome, State
 from agora.client import combinators
 from agora.client.combinators import UNHEALTHY
 from agora.engine.carry import _POLICIES
+from agora.errors import DispatchEnded
 from agora.model.cause import Cause, Via
 from agora.model.record import Record
 
@@ -111,6 +112,37 @@ async def test_what_anybody_or_a_budget_ended_is_never_tried_again(client: Open,
         assert (error.cause.actor, error.cause.policy) == (
             ("ann", "missed_heartbeats") if who == "person" else ("agora", "budget")
         )
+        assert [record.id for record in await agora.list()] == ["step-0"]
+
+
+@pytest.mark.parametrize("ends_by", [{"silence_timeout": 2}, {"timeout": 1}])
+async def test_what_somebody_cancels_while_a_policy_stops_it_is_never_tried_again(
+    client: Open, ends_by: dict[str, int]
+) -> None:
+    deaf = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+    async with client() as agora:
+        raised: list[DispatchEnded] = []
+
+        async def retry() -> None:
+            with pytest.raises(DispatchEnded) as error:
+                await agora.retry(spec(deaf, **ends_by), attempts=3, key="step", unhealthy=True)
+            raised.append(error.value)
+
+        async def stopping() -> bool:
+            return len(await agora.list(states=[State.STOPPING])) == 1
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(retry)
+                await until(stopping)
+                for _ in range(2):
+                    answer = await agora.cancel("step-0", reason="leave it")
+                    assert answer.outcome is Outcome.ALREADY_STOPPING
+        [error] = raised
+        assert error.cause is not None
+        assert error.cause.via is Via.POLICY  # the first cause stands
+        [note] = [note for note in error.record.notes if note.type == "also_cancelled"]
+        assert note.data["cause"]["reason"] == "leave it"
         assert [record.id for record in await agora.list()] == ["step-0"]
 
 

@@ -17,7 +17,7 @@ from agora.client.reading import Reading
 from agora.errors import DispatchConflict, InvalidRequest, NoneSucceeded
 from agora.model.cause import Via
 from agora.model.ids import check_dispatch_id
-from agora.model.record import Record, State
+from agora.model.record import ALSO_CANCELLED, Record, State
 from agora.model.spec import Spec
 
 if TYPE_CHECKING:
@@ -323,6 +323,8 @@ def _decided(decision: Mapping[str, Any], word: str, ids: Sequence[str] | None, 
 
 def _has_failed(record: Record, unhealthy: bool) -> bool:
     """Whether an attempt may be tried again; one that a person, a budget or an owner wanted to end may not."""
+    if any(note.type == ALSO_CANCELLED for note in record.notes):
+        return False
     if record.state is not State.CANCELLED:
         return record.state is not State.SUCCEEDED
     cause = record.cause

@@ -33,6 +33,10 @@ class State(StrEnum):
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.LOST})
 
 
+#: The note about somebody who cancelled what a policy was stopping already.
+ALSO_CANCELLED = "also_cancelled"
+
+
 class Note(Model):
     """Something worth knowing about a dispatch that changes nothing of its state.
 

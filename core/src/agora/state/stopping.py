@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from agora.model.cancel import Outcome
-from agora.model.cause import MAX_REASON
+from agora.model.cause import MAX_REASON, Via
 from agora.model.events import EventType
 from agora.model.observation import Observation, Phase, ReceiptKind, StopReceipt
-from agora.model.record import Attempt, Entry, State
+from agora.model.record import ALSO_CANCELLED, Attempt, Entry, State
 from agora.state import facts
 from agora.state.draft import Draft, back, expired, surely_unsent
 from agora.state.ends import absent, confirm, decide, end, stopped_state
@@ -37,6 +37,7 @@ def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
         return _ALREADY[entry.state]
     if entry.state is State.STOPPING:
         _asked_again(draft, fact)
+        _person_asked(draft, fact)
         return Outcome.ALREADY_STOPPING
     grace = entry.grace if fact.grace is None else fact.grace
     grace = grace if fact.most is None else min(grace, fact.most)
@@ -104,6 +105,15 @@ def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:
         return
     draft.set(stop_by=wanted)
     emit_stopping(draft, deadline=wanted.isoformat())
+
+
+def _person_asked(draft: Draft, fact: facts.CancelAsked) -> None:
+    """Take note of the first who cancels what a policy is stopping already: it is their end too."""
+    cause = draft.entry.cause
+    if cause is None or cause.via is not Via.POLICY or fact.cause.via is Via.POLICY:
+        return
+    if not any(note.type == ALSO_CANCELLED for note in draft.entry.notes):
+        draft.note(ALSO_CANCELLED, cause=fact.cause.model_dump(mode="json"))
 
 
 def _degrade(draft: Draft, *names: str) -> None:
