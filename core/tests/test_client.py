@@ -456,7 +456,7 @@ def test_the_blocking_twin_has_every_verb_with_the_same_parameters(blocking: typ
 
 
 def test_a_handle_has_the_verbs_of_one_dispatch() -> None:
-    assert set(verbs(DispatchHandle)) == {"get", "cancel", "wait", "result", "events", "logs"}
+    assert set(verbs(DispatchHandle)) == {"get", "cancel", "wait", "result", "events", "logs", "spend"}
     assert {"dispatch", "cancel", "get", "list", "events", "logs", "wait", "result", "reconcile", "reap"} <= set(
         verbs(AgoraClient)
     )
