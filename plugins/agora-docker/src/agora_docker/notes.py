@@ -6,6 +6,7 @@ One small file each in the installation's directory; every process of the instal
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -90,6 +91,18 @@ def _sent_stop(text: bytes) -> SentStop | None:
         return None  # cut off by a full disk: as if nothing had been written
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a short note that others read and write at the same time: nobody finds it empty or in parts."""
+    data = text.encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.pwrite(descriptor, data, 0) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
+
+
 class Notes:
     """The notes of one target.
 
@@ -109,31 +122,30 @@ class Notes:
         path = self._path(id, "sent")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(backend, encoding="utf-8")
+            _replace(path, backend)
         except OSError as error:
             raise ProviderError(f"{path}: {error.strerror}", sent=False) from error
 
     def sent_to(self, id: str) -> str | None:
         """Return the engine that a dispatch was sent to, None where it was sent to none."""
-        return self._sent(id)[0] or None
+        return self._read(id, "sent")
 
     def made(self, id: str, container: str) -> None:
         """Note which container was made for a dispatch; without it only its name tells it from one with its labels."""
         try:
-            with self._path(id, "sent").open("a", encoding="utf-8") as file:
-                file.write(f"\n{container}")
+            _replace(self._path(id, "made"), container)
         except OSError as error:
             logger.warning("dispatch %s: its container cannot be noted: %s", id, error)
 
     def container(self, id: str) -> str | None:
         """Return the container that was made last for a dispatch, None where that is not noted."""
-        return self._sent(id)[-1] if len(self._sent(id)) > 1 else None
+        return self._read(id, "made")
 
-    def _sent(self, id: str) -> list[str]:
+    def _read(self, id: str, kind: str) -> str | None:
         try:
-            return self._path(id, "sent").read_text(encoding="utf-8").split("\n")
+            return self._path(id, kind).read_text(encoding="utf-8") or None
         except FileNotFoundError:
-            return [""]
+            return None
 
     def sent_stop(self, id: str) -> SentStop | None:
         """Return the stop that was sent to a dispatch, whoever holds its note."""
@@ -202,7 +214,7 @@ class Notes:
 
     def forget(self, id: str) -> None:
         """Remove the notes of a dispatch whose container is no more."""
-        for kind in ("sent", "stop", "end"):
+        for kind in ("sent", "made", "stop", "end"):
             self._path(id, kind).unlink(missing_ok=True)
 
     def _path(self, id: str, kind: str) -> Path:
