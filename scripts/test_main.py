@@ -28,6 +28,8 @@ REPORTS = ROOT / "reports"
 #: Most of what tests do is waiting: twice as many as there are cores.
 JOBS = 2 * (os.cpu_count() or 2)
 STAGE_SECONDS = 1800  # one stage that takes longer hangs, on a slow and busy machine too
+#: The backend whose suite takes longest begins first.
+SLOWEST = "nomad"
 OWN_STAGE = {"wheels": "tests/test_wheels.py", "readme": "tests/test_readme.py"}
 
 
@@ -94,7 +96,7 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             "the conformance suite on every reachable backend",
             tuple(
                 ("agora-conformance", "run", name, "--profile", "extended", "--report", str(report))
-                for name, report in suites.items()
+                for name, report in sorted(suites.items(), key=lambda suite: suite[0] != SLOWEST)
             ),
             tuple(suites.values()),
             needs_backends=True,
@@ -104,8 +106,13 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             *("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),
             *("-o", "faulthandler_timeout=0"),  # the first test waits for all of them, that is no hang
         ),
-        pytest_stage("wheels", "every package from its wheel, in an empty environment", OWN_STAGE["wheels"]),
-        pytest_stage("readme", "what README and CONTRIBUTING say", OWN_STAGE["readme"]),
+        Stage(
+            "packages",
+            "every package from its wheel, in an empty environment, and what README and CONTRIBUTING say",
+            tuple(("pytest", "-q", f"--junitxml={REPORTS / name}.xml", path) for name, path in OWN_STAGE.items()),
+            tuple(REPORTS / f"{name}.xml" for name in OWN_STAGE),
+            at_once=2,
+        ),
     ]
 
 
@@ -122,10 +129,10 @@ def start(command: tuple[str, ...], output: IO[str] | None = None) -> subprocess
     )  # fmt: skip
 
 
-def ended_well(command: tuple[str, ...], process: subprocess.Popen[bytes]) -> bool:
-    """Wait for one command's end; return whether it succeeded in time."""
+def ended_well(command: tuple[str, ...], process: subprocess.Popen[bytes], seconds: float | None = None) -> bool:
+    """Wait for one command's end, as long as a stage may take by default; return whether it succeeded in time."""
     try:
-        return process.wait(STAGE_SECONDS) == 0
+        return process.wait(STAGE_SECONDS if seconds is None else seconds) == 0
     except subprocess.TimeoutExpired:
         print(f"test: {command[0]} did not end within {STAGE_SECONDS} s", flush=True)
         return False
@@ -133,33 +140,38 @@ def ended_well(command: tuple[str, ...], process: subprocess.Popen[bytes]) -> bo
         stop(process)
 
 
-def run_beside(commands: Sequence[tuple[str, ...]]) -> list[bool]:
+def run_beside(commands: Sequence[tuple[str, ...]], at_once: int) -> list[bool]:
     """Run commands beside each other; what each says is printed in one piece when it has ended."""
-    outcomes = []
-    with ExitStack() as running:
-        started = []
-        for command in commands:
-            output = running.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
-            started.append((command, output, start(command, output)))
-            running.callback(stop, started[-1][2])
-        for command, output, process in started:
-            outcomes.append(ended_well(command, process))
-            output.seek(0)
-            print(f"$ {' '.join(command)}\n{output.read()}", end="", flush=True)
+    outcomes = [False] * len(commands)
+    waiting = list(enumerate(commands))
+    running: dict[int, tuple[subprocess.Popen[bytes], IO[str], float]] = {}
+    with ExitStack() as opened:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number, command = waiting.pop(0)
+                output: IO[str] = opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+                running[number] = (start(command, output), output, time.monotonic() + STAGE_SECONDS)
+                opened.callback(stop, running[number][0])
+            time.sleep(0.1)
+            for number, (process, output, until) in list(running.items()):
+                if process.poll() is None and time.monotonic() < until:
+                    continue
+                del running[number]
+                outcomes[number] = ended_well(commands[number], process, 0.1)
+                output.seek(0)
+                print(f"$ {' '.join(commands[number])}\n{output.read()}", end="", flush=True)
     return outcomes
 
 
 def run_commands(stage: Stage) -> list[bool]:
     """Run the commands of a stage, as many at once as it says; return whether each succeeded."""
-    outcomes = []
     if stage.at_once == 1:
+        outcomes = []
         for command in stage.commands:
             print(f"$ {' '.join(command)}", flush=True)
             outcomes.append(ended_well(command, start(command)))
         return outcomes
-    for first in range(0, len(stage.commands), stage.at_once):
-        outcomes += run_beside(stage.commands[first : first + stage.at_once])
-    return outcomes
+    return run_beside(stage.commands, stage.at_once)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
