@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -312,9 +313,11 @@ class Replay:
 
         def ready() -> bool:
             for pid in self.emulator.processes()[:1]:
-                lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-                masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt", "SigIgn"))]
-                return any(mask >> 14 & 1 for mask in masks)
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since: looked at again
+                    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+                    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt", "SigIgn"))]
+                    return any(mask >> 14 & 1 for mask in masks)
+                return False
             return True
 
         if "trap" in json.dumps(self.body):

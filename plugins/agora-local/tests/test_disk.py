@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,10 @@ def test_workload_that_fills_the_disk_can_be_cancelled(on_small_disk: Local, sma
 
 def command_names(pid: int) -> list[str]:
     names = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        names += [Path(f"/proc/{child}/comm").read_text().strip(), *command_names(int(child))]
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            names += command_names(int(child))
+        names.append(Path(f"/proc/{pid}/comm").read_text().strip())
     return names
 
 
