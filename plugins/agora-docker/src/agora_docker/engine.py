@@ -201,10 +201,11 @@ class Engine:
         """
         client = self._borrow()
         try:
-            response = self._send(client, method, path, (params, None, None, headers), seconds, True)
-            if response.status_code >= 400:
-                raise self._refused(response)
-            yield response
+            # A client closes only the connections that nobody reads from.
+            with self._send(client, method, path, (params, None, None, headers), seconds, True) as response:
+                if response.status_code >= 400:
+                    raise self._refused(response)
+                yield response
         finally:
             self._give_back(client, False)
 
@@ -223,9 +224,7 @@ class Engine:
     def close(self) -> None:
         """Close the connections that nobody uses now, and the others as soon as they are not used any more."""
         self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
+        self._close_idle()
 
     # --- clients -----------------------------------------------------------------------------------------------
 
@@ -240,11 +239,18 @@ class Engine:
         return self._client(version)
 
     def _give_back(self, client: APIClient, kept: bool) -> None:
-        if kept and not self._closed:
+        if kept:
             with contextlib.suppress(queue.Full):
                 self._idle.put_nowait(client)
+                if self._closed:
+                    self._close_idle()
                 return
         client.close()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
     def _client(self, version: str) -> APIClient:
         endpoint = self._endpoint
