@@ -4,9 +4,20 @@ from typing import Any
 
 import anyio
 import pytest
-from agora import AgoraError, CancelResult, DispatchConflict, DispatchFailed, InvalidRequest, State
+from agora import (
+    AgoraError,
+    CancelResult,
+    DispatchCancelled,
+    DispatchConflict,
+    DispatchFailed,
+    InvalidRequest,
+    Outcome,
+    State,
+)
 from agora.client import members
 from agora.errors import DispatchNotFound, StoreError, UnknownTarget
+from agora.model.cause import Cause, Via
+from agora.model.record import Record
 from agora.testing import FakeClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -52,6 +63,41 @@ async def test_a_join_of_one_key_raises_for_the_same_member_again() -> None:
         assert (await client.wait("join-0", timeout=30)).state is State.CANCELLED, "its group was left"
         await join()
         assert raised == ["join-1", "join-1"]
+
+
+@pytest.mark.parametrize("key", [None, "step"])
+async def test_what_somebody_cancels_after_a_policy_ended_it_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    async with FakeClient() as client:
+        ended: list[str] = []
+        decide = client._tried_again
+
+        async def meanwhile(record: Record, *arguments: Any) -> bool:
+            again = await decide(record, *arguments)
+            answer = await client.cancel(record.id, reason="leave it")
+            assert answer.outcome is Outcome.ALREADY_CANCELLED
+            assert answer.cause is not None
+            assert answer.cause.policy == "missed_heartbeats", "the first cause stands"
+            ended.append(record.id)
+            return again
+
+        monkeypatch.setattr(client, "_tried_again", meanwhile)
+
+        async def hang() -> None:
+            await live(client, 1)
+            [one] = await client.list()
+            await client.cancel(one.id, cause=Cause(actor="agora", via=Via.POLICY, policy="missed_heartbeats"))
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hang)
+                for _ in range(2 if key else 1):
+                    with pytest.raises(DispatchCancelled) as raised:
+                        await client.retry(ONE, attempts=3, key=key, unhealthy=True)
+                    assert raised.value.dispatch_id == ended[0]
+        [record] = await client.list()
+        assert [note.data["cause"]["reason"] for note in record.notes if note.type == "also_cancelled"] == ["leave it"]
 
 
 async def test_what_somebody_else_cancelled_has_not_completed_and_stays_so() -> None:

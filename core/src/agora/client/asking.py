@@ -30,6 +30,7 @@ class Wanted:
         id: of the dispatch; null for a new one.
         spec: what to dispatch; null for one that is there.
         target, parent, start_at, delay: as `AgoraClient.dispatch` takes them.
+        retries: the dispatch that it tries again.
     """
 
     id: str | None
@@ -38,6 +39,7 @@ class Wanted:
     parent: str | None = None
     start_at: datetime | None = None
     delay: float | None = None
+    retries: str | None = None
 
     @property
     def start(self) -> datetime | timedelta | None:

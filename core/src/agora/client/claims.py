@@ -49,10 +49,13 @@ class Claims:
         return sorted(self._held)
 
     async def dispatch(
-        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, start: Start = None
-    ) -> Entry:
+        self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, start: Start = None,
+        retries: str | None = None,
+    ) -> Entry:  # fmt: skip
         """Start a workload, or adopt the one that has this id, and claim it; see `AgoraClient.dispatch`."""
-        entry = await self._dispatcher.dispatch(spec, target, id, parent, start=start, owned=self._held)
+        entry = await self._dispatcher.dispatch(
+            spec, target, id, parent, start=start, owned=self._held, retries=retries
+        )
         await self.hold(entry.id)
         return entry
 

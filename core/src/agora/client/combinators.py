@@ -273,7 +273,7 @@ class Combinators(Reading):
         for one in others:
             if not await self._tried_again(record, key, unhealthy):
                 break
-            record = await self._attempt(one)
+            record = await self._attempt(replace(one, retries=record.id))
         return await self.result(record.id)
 
     async def _tried_again(self, record: Record, key: str | None, unhealthy: bool) -> bool:

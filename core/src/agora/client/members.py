@@ -118,7 +118,9 @@ class Members:
 
     async def _begin(self, number: int, one: Wanted) -> None:
         if one.spec is not None:
-            entry = await self._claims.dispatch(one.spec, one.target, one.id, one.parent, start=one.start)
+            entry = await self._claims.dispatch(
+                one.spec, one.target, one.id, one.parent, start=one.start, retries=one.retries
+            )
         else:
             entry = await self._store.read(str(one.id))
             if self._owned:

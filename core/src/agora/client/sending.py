@@ -78,7 +78,7 @@ class Dispatcher:
 
     async def dispatch(
         self, spec: Spec, target: str | None, id: str | None, parent: str | None, *, start: Start = None,
-        owned: set[str] | None = None,
+        owned: set[str] | None = None, retries: str | None = None,
     ) -> Entry:  # fmt: skip
         """Start a workload; see `AgoraClient.dispatch`.
 
@@ -86,6 +86,7 @@ class Dispatcher:
             start: when any supervisor is to send it; here and now where null.
             owned: where its id goes as soon as it is on record, for who cancels it when they leave; it is cancelled
                 when this process dies.
+            retries: the dispatch that it tries again.
         """
         engine = self._engine
         if "timeout" not in spec.model_fields_set:
@@ -96,7 +97,7 @@ class Dispatcher:
 
         async def record() -> tuple[Entry, Target, bool]:
             recorded = await engine.record(
-                spec, target, id, parent=above or None, owned=claim, owner=self._owner, start=start
+                spec, target, id, parent=above or None, owned=claim, owner=self._owner, start=start, retries=retries
             )
             if owned is not None:
                 owned.add(recorded[0].id)

@@ -65,21 +65,23 @@ class Engine:
         owned: Lease | None,
         owner: str | None,
         start: Start,
+        retries: str | None = None,
     ) -> tuple[Entry, Target, bool]:
         """Check and write down a dispatch; nothing is sent yet.
 
         Parameters:
-            parent, owned, owner, start: see `Submitter.record`.
+            parent, owned, owner, start, retries: see `Submitter.record`.
         Returns:
             the entry, its target, and whether it is new.
         Raises:
             InvalidRequest: the spec or the target is wrong; nothing was recorded.
             DispatchConflict: the id or the name is taken by another spec, or the id by another owner.
+            DispatchCancelled: somebody has cancelled the one that it tries again.
         """
         target = await self.core.targets.configured(target_name)
         await self._same_backend(target)
         entry, new = await self._submitter.record(
-            spec, target, id, parent=parent, owned=owned, owner=owner, start=start
+            spec, target, id, parent=parent, owned=owned, owner=owner, start=start, retries=retries
         )
         return entry, target, new
 

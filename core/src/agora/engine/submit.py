@@ -80,6 +80,7 @@ class Submitter:
         owned: Lease | None = None,
         owner: str | None = None,
         start: later.Start = None,
+        retries: str | None = None,
     ) -> tuple[Entry, bool]:
         """Check everything that can be checked, then write the dispatch down.
 
@@ -88,11 +89,13 @@ class Submitter:
             owned: the claim of the process that wants it cancelled when it goes.
             owner: for whom it is dispatched.
             start: when any supervisor is to send it; by its caller, at once, where null.
+            retries: the dispatch that it tries again.
         Returns:
             the stored entry, and whether it is new.
         Raises:
             InvalidRequest: the target cannot honour the spec.
             DispatchConflict: the id or the name is taken by another spec, or the id by another owner or start time.
+            DispatchCancelled: somebody has cancelled the one that it tries again.
         """
         chosen = new_dispatch_id() if id is None else check_dispatch_id(id)
         cap = self._core.settings.timeout_cap
@@ -135,7 +138,7 @@ class Submitter:
             submitter=self._core.lease() if start is None else None,
             holds_secrets=bool(spec.secrets) and target.implements("remove_secrets"),
         )
-        stored, events, new = await store.create(entry)
+        stored, events, new = await store.create(entry, retries=retries)
         await self._core.tell(stored, events)
         if isinstance(start, datetime) and stored.start_at != start:
             when = "at once" if stored.start_at is None else f"at {stored.start_at.isoformat()}"

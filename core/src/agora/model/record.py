@@ -33,7 +33,7 @@ class State(StrEnum):
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.LOST})
 
 
-#: The note about somebody who cancelled what a policy was stopping already.
+#: The note about somebody who cancelled what a policy was stopping, or had cancelled already.
 ALSO_CANCELLED = "also_cancelled"
 
 

@@ -34,6 +34,8 @@ def backoff(attempts: int) -> float:
 def cancel_asked(draft: Draft, fact: facts.CancelAsked) -> Outcome:
     entry = draft.entry
     if entry.state.terminal:
+        if entry.state is State.CANCELLED:
+            _person_asked(draft, fact)
         return _ALREADY[entry.state]
     if entry.state is State.STOPPING:
         _asked_again(draft, fact)
@@ -108,7 +110,7 @@ def _asked_again(draft: Draft, fact: facts.CancelAsked) -> None:
 
 
 def _person_asked(draft: Draft, fact: facts.CancelAsked) -> None:
-    """Take note of the first who cancels what a policy is stopping already: it is their end too."""
+    """Take note of the first who cancels what a policy is stopping, or has cancelled: it is their end too."""
     cause = draft.entry.cause
     if cause is None or cause.via is not Via.POLICY or fact.cause.via is Via.POLICY:
         return

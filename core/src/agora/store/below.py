@@ -64,7 +64,7 @@ def request(transaction: Transaction, id: str, asked: CancelAsked) -> Requested:
     hastened = first.answer is Outcome.ALREADY_STOPPING and (asked.force or asked.children is not None)
     if not tree or not (fresh or hastened):
         return Requested(first)
-    # What ended is asked like the others, which says so and changes nothing.
+    # What ended is asked like the others, which says so and changes nothing about its end.
     over = {child: Outcome(f"ALREADY_{state.upper()}") for child, state, is_live in tree if not is_live}
     newest = sorted(over, reverse=True)[:MOST_ENDED] if fresh else []
     told: list[Applied] = []

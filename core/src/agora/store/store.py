@@ -14,9 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from agora.errors import AmbiguousId, DispatchConflict, DispatchNotFound, InvalidRequest, StoreError
+from agora.errors import (
+    AmbiguousId,
+    DispatchCancelled,
+    DispatchConflict,
+    DispatchNotFound,
+    InvalidRequest,
+    StoreError,
+)
 from agora.model.events import Event, EventType
-from agora.model.record import Entry, State
+from agora.model.record import ALSO_CANCELLED, Entry, State
 from agora.store import below, rows
 from agora.store import home as state_directory
 from agora.store.applied import Applied, Transaction
@@ -79,14 +86,18 @@ class Store:
         """Return the store's clock; deadlines and claims use no other."""
         return self._clock()
 
-    async def create(self, entry: Entry) -> tuple[Entry, tuple[Event, ...], bool]:
+    async def create(self, entry: Entry, *, retries: str | None = None) -> tuple[Entry, tuple[Event, ...], bool]:
         """Write a new dispatch, or find the one that has its id.
 
+        Parameters:
+            entry: the dispatch.
+            retries: the one that it tries again.
         Returns:
             the stored entry, the events written, and whether it is new.
         Raises:
             DispatchConflict: the id, or the name in its run, is taken by another spec, or the id by another owner.
             InvalidRequest: there is no such parent, or it is being stopped or over; or the run is over.
+            DispatchCancelled: somebody has cancelled the one that it tries again.
         """
 
         def job(connection: sqlite3.Connection) -> tuple[Entry, tuple[Event, ...], bool]:
@@ -104,6 +115,8 @@ class Store:
                 check_open(connection, entry.run)
             if entry.parent is not None:
                 _check_parent(rows.read(connection, entry.parent), entry.parent)
+            if retries is not None:
+                _check_retried(rows.read(connection, retries))
             change = _created(entry)
             rows.insert(connection, change.entry)
             return change.entry, tuple(rows.write_events(connection, self.installation, change)), True
@@ -269,6 +282,11 @@ def _check_parent(parent: Entry | None, id: str) -> None:
         raise InvalidRequest(f"there is no dispatch {id} to be the parent")
     if parent.state is State.STOPPING or parent.state.terminal:
         raise InvalidRequest(f"the parent {id} is {parent.state.value}: nothing is started below it any more")
+
+
+def _check_retried(before: Entry | None) -> None:
+    if before is not None and any(note.type == ALSO_CANCELLED for note in before.notes):
+        raise DispatchCancelled(before.public())
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
