@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from datetime import timedelta
@@ -18,6 +19,7 @@ import agora
 import pytest
 from agora import (
     AgoraClient,
+    AgoraError,
     BlockingClient,
     DispatchCancelled,
     DispatchConflict,
@@ -30,6 +32,7 @@ from agora import (
     State,
     hookimpl,
 )
+from agora.client import portal
 from agora.client.blocking import BlockingHandle
 from agora.config import Settings
 from agora.errors import ConfigError, DispatchEnded, ProviderError, SubmitRefused, Unreachable, Vetoed
@@ -474,6 +477,26 @@ def test_the_blocking_twin_works(paper: Any, paper_settings: MakeSettings, home:
         assert [event.sequence for event in handle.events()] == list(range(1, 7))
         assert b"".join(chunk.data for chunk in handle.logs()) == b"hello\n"
         assert client.resolve("d") == "d1"
+
+
+def test_leaving_the_blocking_twin_hangs_no_longer_than_its_bound(
+    home: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
+    released, close = threading.Event(), Store.close
+
+    def hang(store: Store) -> None:
+        released.wait(60)
+        close(store)
+
+    monkeypatch.setattr(Store, "close", hang)
+    monkeypatch.setattr(portal, "CLOSE_SECONDS", 0.5)
+    before = set(threading.enumerate())
+    try:
+        with pytest.raises(AgoraError, match="still being left"), BlockingClient(home) as client:
+            assert client.list() == []
+    finally:
+        released.set()
+    eventually(lambda: not set(threading.enumerate()) - before)
 
 
 def test_states_are_listed_by_their_names_and_ages_are_checked(

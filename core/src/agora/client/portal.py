@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 #: Who interrupts a call waits so long for what it leaves behind (members to cancel, above all), in seconds.
 INTERRUPT_SECONDS = LEAVE_SECONDS + 3.0
+#: Closing waits so long for the client to be left, in seconds: for the members of calls under way, submits, targets
+#: and the store, each of which has a smaller bound of its own; only a disk that hangs has none.
+CLOSE_SECONDS = 60.0
 
 
 class Portal:
@@ -87,8 +90,15 @@ class Portal:
             raise
 
     def close(self) -> None:
-        """Cancel the calls of other threads, leave the client, and end the thread; in a fork, do nothing."""
-        if os.getpid() == self._pid:
-            self._closed = True
-            self._portal.call(self._portal.stop, True)
-            self._ended.result()
+        """Cancel the calls of other threads, leave the client, and end the thread; in a fork, do nothing.
+
+        Raises:
+            AgoraError: it takes too long, and goes on in its thread.
+        """
+        if os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._portal.start_task_soon(self._portal.stop, True)
+        if not wait([self._ended], CLOSE_SECONDS).done:
+            raise AgoraError(f"the client is still being left after {CLOSE_SECONDS:g} s: its disk may hang")
+        self._ended.result()
