@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from agora.errors import DamagedRecord, InvalidRequest
 from agora.model.record import State
 from agora.model.run import RunOutcome, RunSummary
-from agora.store.rows import queries
+from agora.store.rows import damaged, queries
 
 T = TypeVar("T")
 
@@ -141,9 +141,7 @@ def _outcome(run: str, body: str) -> RunOutcome:
     try:
         return RunOutcome.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedRecord(f"the outcome of run {run!r} cannot be read: {where}: {first['msg']}") from None
+        raise damaged(f"the outcome of run {run!r}", error) from None
 
 
 def _age(one: RunSummary) -> tuple[datetime, str]:

@@ -95,9 +95,14 @@ def _entry(body: str, what: str) -> Entry:
     try:
         return Entry.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedRecord(f"the record of {what} cannot be read: {where}: {first['msg']}") from None
+        raise damaged(f"the record of {what}", error) from None
+
+
+def damaged(what: str, error: ValidationError) -> DamagedRecord:
+    """Say what cannot be read and where, without any of its values."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return DamagedRecord(f"{what} cannot be read: {where}: {first['msg']}")
 
 
 def readable(rows: Iterable[tuple[str, str]]) -> list[Entry]:
