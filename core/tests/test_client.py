@@ -225,14 +225,15 @@ def test_a_vetoed_stop_is_recorded_undelivered_with_the_reason(
     assert paper.STOPPED == []
 
 
-def test_a_submit_without_an_answer_is_found_by_its_mark(
-    paper: Any, paper_settings: MakeSettings, home: Path, run: Run
+def test_a_submit_without_an_answer_is_told_and_found_by_its_mark(
+    paper: Any, paper_settings: MakeSettings, home: Path, run: Run, caplog: Any
 ) -> None:
     async def work() -> None:
         async with AgoraClient(home, settings=paper_settings()) as client:
             paper.FAILS["dispatch"] = Unreachable("connection reset")
             handle = await client.dispatch(command=("true",), id="d1")
             assert (handle.record.state, handle.record.reachable) == (State.SUBMITTED, False)
+            assert "dispatch d1 is not started yet and tried again: connection reset" in caplog.messages
             paper.STARTED.append("d1")
             await client.reconcile()
             record = await handle.get()

@@ -239,6 +239,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
             lost.identity()
         assert caught.value.sent is False
         assert "host" in str(caught.value), "it says where the address came from"
+        assert "is an engine running there?" in str(caught.value)
 
 
 def test_no_permission_for_the_socket(tmp_path: Path) -> None:
@@ -258,6 +259,7 @@ def test_no_permission_for_the_socket(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", program, f"unix://{closed}/docker.sock"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout.startswith("False no permission to connect"), done.stderr
+    assert "the group of the socket" in done.stdout, "it says what to do"
 
 
 def test_an_engine_that_another_version_replaced(cuttable: Docker, proxy: Proxy) -> None:

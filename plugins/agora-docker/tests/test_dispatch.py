@@ -196,6 +196,7 @@ def test_an_image_that_is_not_there_and_may_not_be_pulled(docker: Docker) -> Non
     error = _refused(lambda: docker.start(*SLEEP, image="nowhere/nothing:1", options={"pull": "never"}))
     assert (error.reason, error.exit_code) == ("image_missing", 125)
     assert "No such image" in str(error)
+    assert "the pull policy is never" in str(error)
 
 
 def test_an_image_that_is_there_for_another_platform_is_pulled_once(

@@ -300,6 +300,7 @@ DIGEST = "sha256:" + "0" * 64
     ("fields", "config", "words"),
     [
         ({"image": None}, {}, "image"),
+        ({"image": ""}, {}, "image"),
         ({"image": "busybox:1"}, {"require_digest": True}, "pinned"),
         ({"image": f"busybox@{DIGEST}x"}, {"require_digest": True}, "pinned"),
         ({"image": f"busybox@{DIGEST}\n"}, {"require_digest": True}, "pinned"),

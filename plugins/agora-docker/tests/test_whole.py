@@ -11,7 +11,17 @@ import pytest
 from agora.client import AgoraClient
 from agora.model.cancel import Outcome
 from agora.model.record import State
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, CommandLine, Docker, eventually, processes, settings
+from docker_harness import (
+    GRACEFUL,
+    SLEEP,
+    STUBBORN,
+    CommandLine,
+    Docker,
+    engine_socket,
+    eventually,
+    processes,
+    settings,
+)
 
 pytestmark = pytest.mark.backend("docker")
 
@@ -53,12 +63,30 @@ def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLin
         (("--option", "network=nowhere"), 125, "network nowhere not found"),
     ],
 )
-def test_run_says_why_nothing_was_started(
+def test_the_command_line_says_why_nothing_was_started(
     docker: Docker, agora: CommandLine, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     done = agora.run("run", "--image", docker.image, *arguments, "--", "true")
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
+    sent = agora.run("dispatch", "--image", docker.image, *arguments, "--", "true")
+    assert (sent.returncode, len(sent.stdout.split())) == (code, 1)
+    assert words in sent.stderr
+
+
+def test_a_dispatch_to_an_engine_that_is_away_says_so_and_starts_once_it_is_there(
+    docker: Docker, agora: CommandLine
+) -> None:
+    socket = docker.directory / "engine.sock"
+    agora.configure(host=f"unix://{socket}")
+    done = agora.run("dispatch", "--image", docker.image, "--", *SLEEP)
+    assert (done.returncode, len(done.stdout.split())) == (0, 1)
+    assert str(socket) in done.stderr
+    assert "tried again" in done.stderr
+    (id,) = done.stdout.split()
+    assert not processes(id)
+    socket.symlink_to(engine_socket())
+    eventually(lambda: processes(id))
 
 
 def test_a_wiped_store_finds_its_containers(docker: Docker, agora: CommandLine) -> None:

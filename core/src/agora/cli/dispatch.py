@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agora.cli.base import AgoraCommand, Exit, Session
-from agora.cli.output import print_json, say, write_now
+from agora.cli.output import print_json, say, why_words, write_now
 from agora.cli.spec_flags import spec_fields, spec_options
 
 if TYPE_CHECKING:
@@ -37,6 +37,6 @@ async def send(
     else:
         write_now(f"{record.id}\n")
     if record.state.value == "failed" and record.started_at is None:
-        say(f"{record.id} could not start: {record.reason or 'the backend refused it'}")
+        say(f"{record.id} could not start: {record.reason or 'the backend refused it'}{why_words(record)}")
         return Exit.UNKNOWN
     return Exit.OK

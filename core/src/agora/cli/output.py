@@ -203,6 +203,10 @@ def state_words(record: Record) -> str:
 def end_line(record: Record) -> str:
     """Return one line that says how a dispatch stands, who stopped it, and why it failed in the backend's words."""
     by = f" by {cause_words(record.cause)}" if record.cause else ""
+    return f"{record.id} {state_words(record)}{by}{why_words(record)}"
+
+
+def why_words(record: Record) -> str:
+    """Return `: ` and the backend's words for why a dispatch failed, or an empty text."""
     said = [str(note.data["message"]) for note in record.notes if note.type == "backend_said"]
-    words = f": {printable(said[-1])}" if said and record.state.value in ("failed", "lost") else ""
-    return f"{record.id} {state_words(record)}{by}{words}"
+    return f": {printable(said[-1])}" if said and record.state.value in ("failed", "lost") else ""

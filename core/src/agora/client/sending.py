@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +17,10 @@ from agora.engine import Engine
 from agora.engine.later import Start
 from agora.engine.targets import Target
 from agora.errors import DispatchNotFound
-from agora.model.record import Entry, Lease
+from agora.model.record import Entry, Lease, State
 from agora.model.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 #: A member of a group is cancelled when its owner has given no sign for so long, in seconds.
 OWNER_SECONDS = 30.0
@@ -133,6 +136,8 @@ class Dispatcher:
             entry = await self._engine.send(entry, spec, target)
         finally:
             await self._supervision.take_over(entry)
+        if entry.state is State.SUBMITTED and entry.failure is not None:
+            logger.warning("dispatch %s is not started yet and tried again: %s", entry.id, entry.failure.message)
         return entry
 
     async def _apart(self, work: Callable[[], Awaitable[Entry]]) -> Entry:

@@ -38,7 +38,7 @@ def check(spec: Spec, config: DockerConfig) -> None:
     Raises:
         InvalidRequest: names the field.
     """
-    if spec.image is None:
+    if not spec.image:
         raise InvalidRequest("image: a container needs one (--image)")
     if config.require_digest and not _DIGEST.search(spec.image):
         raise InvalidRequest(f"image: {spec.image} is not pinned by digest; this target wants NAME@sha256:...")

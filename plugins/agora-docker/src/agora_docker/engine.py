@@ -36,10 +36,11 @@ _STEP = 2.0
 _TRUSTED = 600.0
 #: Characters of an answer that is no engine's in an error, at most.
 _WORDS = 500
-#: Exceptions below a failed request that say that no byte of it left.
+#: Exceptions below a failed request that say that nobody listens.
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
+#: And those that say that no byte of it left.
 _NOT_SENT = (
-    FileNotFoundError,
-    ConnectionRefusedError,
+    *_NOBODY_THERE,
     PermissionError,
     ssl.SSLCertVerificationError,
     urllib3.exceptions.NewConnectionError,
@@ -349,8 +350,12 @@ class Engine:
             return NoAnswer(f"{self._endpoint.url} did not answer in time")
         if any(isinstance(one, PermissionError) for one in chain):
             words = f"no permission to connect to {self._endpoint.url} ({self._endpoint.source})"
+            if self._endpoint.url.startswith(UNIX):
+                words += "; it takes root, or a member of the group of the socket, mostly docker"
             return PermissionDenied(words, sent=False)
         words = f"{self._endpoint.url} ({self._endpoint.source}): {_words(chain)}"
+        if any(isinstance(one, _NOBODY_THERE) for one in chain):
+            words += "; is an engine running there?"
         return Unreachable(words, sent=not any(isinstance(one, _NOT_SENT) for one in chain))
 
     def _refused(self, response: requests.Response) -> ProviderError:

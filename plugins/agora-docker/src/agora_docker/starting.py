@@ -131,7 +131,9 @@ class Starter:
 
     def _refused(self, spec: Spec, error: EngineError) -> SubmitRefused:
         if error.status == 404 and self._lacks_image(spec):
-            return SubmitRefused(str(error), reason="image_missing", exit_code=125)
+            policy = DockerOptions.model_validate(spec.options).pull or self._config.pull
+            hint = "; the pull policy is never" if policy == "never" else ""
+            return SubmitRefused(f"{error}{hint}", reason="image_missing", exit_code=125)
         return SubmitRefused(str(error), reason="create_failed", exit_code=125)
 
     def _adopt(self, id: str, spec: Spec, others: dict[str, float]) -> str | None:
