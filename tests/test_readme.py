@@ -128,7 +128,7 @@ def recorded() -> list[dict[str, object]]:
 
 def test_there_is_something_of_each_kind() -> None:
     """An empty list of blocks would pass every test below."""
-    assert len([block for block in chosen("sh", "") if block.page == "README.md"]) >= 2
+    assert len([block for block in chosen("sh", "") if block.page == "README.md"]) >= 4
     assert len(chosen("python", "")) >= 6
     assert len(chosen("python", "skeleton")) == 1
     assert chosen("toml", "")
@@ -154,7 +154,11 @@ def test_a_shell_block_of_the_readme_works_word_for_word(block: Block, installat
     done = finish(["sh", "-euc", block.text], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert eventually(lambda: not workloads(installation))
-    if "cancel" not in block.text:
+    if "examples/" in block.text:
+        for said in ("winner: near", "ran: 10 cancelled: 5 never started: 5", "requests that counted: 1"):
+            assert said in done.stdout.splitlines()
+        assert {record["state"] for record in recorded()} == {"succeeded", "failed", "cancelled"}
+    if "agora cancel" not in block.text:
         return
     ran, cancelled = recorded()
     assert ran["state"] == "succeeded"
