@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agora import AgoraClient, DispatchCancelled, EventType, Outcome, State
+
+from tests.groups.conftest import carriers, gone, until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -31,18 +34,24 @@ def shell(script: str, where: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 async def test_agent_racing_tasks_with_cancellation(agora: AgoraClient, where: dict[str, Any]) -> None:
-    raced = await agora.race([shell("sleep 600", where), shell("sleep 1", where), shell("sleep 600", where)])
+    losers = [await agora.dispatch(**shell("sleep 600", where)) for _ in range(2)]
+    assert all(carriers(loser.id) for loser in losers), "what runs is seen from outside"
+    raced = await agora.race([losers[0], shell("sleep 1", where), losers[1]])
     assert raced.winner.state is State.SUCCEEDED
-    assert len(raced.cancelled) == 2
+    assert raced.cancelled == tuple(loser.id for loser in losers)
     assert [loser.confirmed for loser in raced.losers] == [True, True]
+    for loser in losers:
+        await until(partial(gone, loser.id))
 
 
 async def test_agent_cancel_and_replace(agora: AgoraClient, where: dict[str, Any]) -> None:
     slow = await agora.dispatch(command=SLOW, grace=2, **where)
     with pytest.raises(TimeoutError):
         await slow.result(timeout=0.5)
+    assert carriers(slow.id)
     await slow.cancel(reason="replaced")
     stopped = await slow.wait(confirmed=True, timeout=60)
+    await until(partial(gone, slow.id))
     replacement = await agora.dispatch(**shell("exit 0", where))
     result = await replacement.result(timeout=60)
     assert (stopped.state, stopped.confirmed) == (State.CANCELLED, True)
@@ -140,4 +149,5 @@ def test_an_example_does_what_it_says(name: str, where: dict[str, Any]) -> None:
 
 
 def test_every_example_of_a_group_is_run() -> None:
-    assert set(SAYS) | {"workload"} <= {path.stem for path in EXAMPLES.glob("*.py")}
+    elsewhere = {"worker", "workload"}
+    assert set(SAYS) | elsewhere == {path.stem for path in EXAMPLES.glob("*.py")}
