@@ -81,10 +81,10 @@ def test_an_unknown_cluster_is_unreachable_and_not_empty(hands: Hands) -> None:
 def test_a_service_that_is_not_there_was_sent_nothing(emulator: EcsEmulator, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    hands = Hands(emulator, tmp_path, config_file=str(aws_config(tmp_path / "away", emulator, url)))
-    with pytest.raises(Unreachable, match="no connection") as caught:
-        hands.start()
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"  # ours all the while, so that nobody else can listen there
+        hands = Hands(emulator, tmp_path, config_file=str(aws_config(tmp_path / "away", emulator, url)))
+        with pytest.raises(Unreachable, match="no connection") as caught:
+            hands.start()
     assert caught.value.sent is False
 
 
@@ -99,6 +99,23 @@ def test_a_service_that_never_answers_keeps_nobody_waiting(
         with pytest.raises(Unreachable, match="no answer") as caught:
             hands.stop(handle)
     assert caught.value.sent is True
+
+
+def test_a_client_that_is_made_while_the_others_are_closed_hinders_nobody(
+    emulator: EcsEmulator, tmp_path: Path
+) -> None:
+    connection = Hands(emulator, tmp_path).api._connection
+    closed = []
+
+    class Slow:
+        def close(self) -> None:
+            """Take so long that another thread makes its first client meanwhile."""
+            closed.append(connection.client("logs"))
+
+    connection._clients["ecs"] = Slow()
+    connection.close()
+    assert len(closed) == 1
+    closed[0].close()
 
 
 def test_credentials_that_are_refused_name_their_source(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agora.errors import AgoraError
+from agora.errors import AgoraError, Unreachable
 from agora.model.observation import EndedBy, Handle, Phase
 from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import watch
+from agora_k8s.api import Api
+from agora_k8s.config import K8sConfig
+from agora_k8s.connect import connect
 from k8s_harness import GRACEFUL, Hands, Sink, eventually
 
 pytestmark = pytest.mark.backend("k8s")
@@ -105,13 +110,14 @@ def test_events_that_are_lost_are_found_by_the_next_list(hands: Hands, sink: Sin
 
 
 def test_bookmarks_keep_a_quiet_watch_from_falling_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_WATCH_SECONDS", 1)
+    monkeypatch.setattr(watch, "_WATCH_SECONDS", 2)
     with K8sEmulator(bookmarks=0.2, history=10) as emulator:
         hands = Hands(emulator, tmp_path)
         out: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
         stream = watch.Stream(hands.api, "pods", "a=b", out)
         stream.start()
         assert out.get(timeout=50)[0] == "list"
+        eventually(lambda: emulator.faults.requests("watch", "pods"))
         for number in range(30):  # more than the server remembers, and nothing of it for this watch
             hands.api.create("secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"s{number}"}})
         began = len(emulator.faults.requests("watch", "pods"))
@@ -120,6 +126,71 @@ def test_bookmarks_keep_a_quiet_watch_from_falling_behind(tmp_path: Path, monkey
         stream.close()
         stream.join(20)
         assert not stream.is_alive()
+
+
+def test_a_watch_that_is_closed_while_its_answer_comes_is_not_read() -> None:
+    """Else its connection would stay until the server ends it, with nobody who listens."""
+    read: list[str] = []
+
+    class Answer:
+        def stream(self, size: int) -> Iterator[bytes]:
+            read.append("read")
+            return iter(())
+
+        def close(self) -> None:
+            read.append("closed")
+
+    class Late:
+        def list(self, kind: str, selector: str) -> tuple[list[Any], str]:
+            return [], "1"
+
+        def path(self, kind: str) -> str:
+            return kind
+
+        def stream(self, *_: Any) -> Answer:
+            stream.close()
+            return Answer()
+
+    api: Any = Late()
+    stream = watch.Stream(api, "pods", "a=b", queue.SimpleQueue())
+    stream.run()
+    assert read == ["closed"]
+
+
+def test_a_refusal_that_breaks_off_ends_no_watch(tmp_path: Path) -> None:
+    """A thread that died of it would leave the watch standing, and silent for good."""
+
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Begin to say why the watch is refused."""
+            self.send_response(410)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"{")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Half) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            config = {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+                "users": [],
+            }
+            (tmp_path / "kubeconfig").write_text(json.dumps(config))
+            api = Api(connect("t", K8sConfig(kubeconfig=tmp_path / "kubeconfig")))
+            with pytest.raises(Unreachable):
+                api.stream("/api/v1/pods", {"watch": "true"}, 20)
+            api.close()
+        finally:
+            server.shutdown()
+            thread.join(50)
 
 
 def test_a_watch_that_always_fails_makes_few_requests(hands: Hands, sink: Sink) -> None:

@@ -103,5 +103,5 @@ class Connection:
 
     def close(self) -> None:
         """Close idle connections."""
-        for client in self._clients.values():
+        for client in list(self._clients.values()):  # another thread may make one meanwhile
             client.close()

@@ -198,6 +198,8 @@ class Api:
         if answer.status >= 300:
             try:
                 raise self._refused(answer)
+            except (HTTPError, OSError) as error:
+                raise Unreachable(f"a refusal of the API server broke off: {type(error).__name__}") from error
             finally:
                 answer.release_conn()
         return answer

@@ -111,6 +111,9 @@ class Stream(threading.Thread):
             raise Unreachable(f"the server refuses the watch: {error}") from error
         self._answer = answer
         try:
+            # Whoever closes it has found no answer, or finds this one.
+            if self._closed.is_set():
+                return version
             for line in lines(answer):
                 if self._closed.is_set():
                     break
