@@ -95,6 +95,12 @@ class Docker:
         eventually(lambda: b"READY" in self.output(handle))
         return handle
 
+    def asleep(self, **fields: Any) -> Handle:
+        """Dispatch a command without a handler, and wait until its signals reach it."""
+        handle = self.start(*SLEEP, **fields)
+        eventually(lambda: listens(handle.id))
+        return handle
+
     def stop(self, handle: Handle, grace: int = 2) -> StopReceipt:
         """Stop a workload."""
         return self.provider.stop(handle, grace, Cause(actor="tester", via=Via.API))
@@ -217,6 +223,11 @@ def processes(id: str) -> list[int]:
     return found
 
 
+def listens(*ids: str) -> bool:
+    """Whether signals reach the commands of containers: an init that has started none may not hear them itself."""
+    return all(len(processes(id)) > 1 for id in ids)
+
+
 class Sink:
     """A `WatchSink` that keeps what it is told.
 
@@ -258,7 +269,7 @@ def watching(provider: DockerProvider, sink: Sink) -> Iterator[threading.Thread]
         yield thread
     finally:
         sink.closed = True
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "a closed watch returns"
 
 
@@ -271,7 +282,7 @@ def left_behind(docker: Docker, id: str) -> str:
 
 
 def fill_the_ring(docker: Docker) -> None:
-    """Have more things happen than the engine remembers (256)."""
+    """Have more things happen than the engine remembers (256); for a test that has the engine for itself."""
     for number in range(300):
         docker.post(f"/images/{docker.image}/tag", repo=f"agora-test/ring-{docker.installation}", tag=str(number % 2))
     for number in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,10 +19,12 @@ from docker_harness import eventually
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a port that nobody listens on, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def listens(port: int) -> bool:
@@ -59,7 +62,7 @@ class Program(ABC):
         """End it."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(30)
+            self.process.wait(60)
 
     @abstractmethod
     def begin(self) -> None:
@@ -149,14 +152,14 @@ class PrivateEngine(Program):
                 self._tls.key,
             ]
         self.launch(*words)
-        eventually(self._answers, 40)
+        eventually(self._answers)
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """End it, and wait for the end of its containerd, which the next one would take for its own."""
         super().end(number)
         file = self._run / "run/containerd/containerd.pid"
         if file.exists():
-            eventually(lambda: not _lives(file.read_text().strip()), 20)
+            eventually(lambda: not _lives(file.read_text().strip()))
             file.unlink()
 
     def _answers(self) -> bool:

@@ -15,7 +15,18 @@ from agora.model.record import Record, State
 from agora_docker import stopping, watch
 from agora_docker.notes import SentStop
 from agora_docker.story import KILL, TERM, Happened, Story
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, Sink, eventually, processes, settings, watching
+from docker_harness import (
+    GRACEFUL,
+    SLEEP,
+    STUBBORN,
+    Docker,
+    Sink,
+    eventually,
+    listens,
+    processes,
+    settings,
+    watching,
+)
 
 pytestmark = pytest.mark.backend("docker")
 #: Ends with 9 when it is stopped, and with 3 when it runs again.
@@ -37,7 +48,7 @@ def test_a_restart_ends_the_dispatch_and_what_runs_again_is_killed(
     docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "_RESTART", 30.0)  # a busy engine takes its time between the two halves
-    handle = docker.started(*GRACEFUL)
+    handle = docker.started(*GRACEFUL, grace=20)
     sink = Sink(handle)
     with watching(docker.provider, sink):
         again(docker, handle)
@@ -55,7 +66,7 @@ def test_a_restart_that_nobody_watched_is_found_by_whoever_looks(docker: Docker,
     handle = docker.started(*STUBBORN)
     docker.stop(handle, 40)  # the note of a stop under way stands, and nothing of it is left after the restart
     docker.post(f"/containers/{handle.data['container']}/restart", t=1)
-    assert processes(handle.id)
+    eventually(lambda: processes(handle.id))
     if how == "look":
         assert docker.look(handle).reason == SECOND_COPY
     else:
@@ -70,7 +81,7 @@ def test_what_was_started_again_with_nobody_there_is_killed_by_the_next_watch(do
     docker.stop(handle, 10)
     assert docker.end(handle).exit_code == 9
     again(docker, handle, "start")
-    assert processes(handle.id)
+    eventually(lambda: processes(handle.id))
     sink = Sink()  # its record is over: nobody looks after it any more
     with watching(docker.another(), sink):
         eventually(lambda: not processes(handle.id))
@@ -114,7 +125,8 @@ def test_the_record_of_a_restarted_dispatch(docker: Docker) -> None:
         home = docker.directory / "home"
         async with AgoraClient(home, settings=settings(docker), supervisor=False) as client:
             docker.installation = (home / "installation").read_text().strip()
-            restarted, over, other = [(await client.dispatch(docker.spec(*SLEEP))) for _ in range(3)]
+            restarted, over, other = [(await client.dispatch(docker.spec(*SLEEP, grace=20))) for _ in range(3)]
+            await anyio.to_thread.run_sync(eventually, lambda: listens(restarted.id, over.id, other.id))
             assert (await client.cancel(over.id)).delivered
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.supervise)
@@ -147,7 +159,7 @@ def chatter(docker: Docker) -> Iterator[None]:
     other, enough = docker.start(*SLEEP), threading.Event()
 
     def chat() -> None:
-        while not enough.wait(0.05):
+        while not enough.wait(0.2):  # more often than a watch ticks
             docker.post(f"/containers/{other.data['container']}/kill", signal="SIGCONT")
 
     thread = threading.Thread(target=chat)
@@ -167,7 +179,7 @@ def test_what_has_outlived_its_grace_is_killed_on_a_busy_engine_too(
         long_ago = int((docker.outside.facts().earliest() - 60) * 1e9)
         note.write(SentStop(container=str(handle.data["container"]), grace=2, at=long_ago, accepted=True))
     with watching(docker.provider, Sink(handle)):
-        eventually(lambda: not processes(handle.id), 20)
+        eventually(lambda: not processes(handle.id))
 
 
 def test_a_story_is_told_run_by_run() -> None:
@@ -197,6 +209,6 @@ def test_what_the_engine_was_told_to_restart_is_over_soon(docker: Docker) -> Non
     )
     sink = Sink(handle)
     with watching(docker.provider, sink):
-        eventually(lambda: any(seen.phase is Phase.ENDED for seen in sink.pushed.get(handle.id, ())), 25)
+        eventually(lambda: any(seen.phase is Phase.ENDED for seen in sink.pushed.get(handle.id, ())))
     assert sink.pushed[handle.id][-1].exit_code == 3
     assert processes(handle.id) == []

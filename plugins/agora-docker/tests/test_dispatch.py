@@ -266,7 +266,7 @@ def test_an_image_made_of_our_container_is_not_ours(docker: Docker) -> None:
         found = docker.provider.find(handle.id)
         assert found is not None
         assert found.data == handle.data
-        docker.stop(handle)
+        docker.stop(handle, 20)
         assert docker.end(handle).exit_code == 9
         assert docker.outside.request("GET", f"/containers/{copy}/json").json()["State"]["Running"]
     finally:

@@ -12,13 +12,21 @@ import pytest
 from agora.client import AgoraClient
 from agora.model.cancel import Outcome
 from agora.model.record import Record, State
-from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, processes, settings
+from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, listens, processes, settings
 from engines import PrivateEngine
 
 pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 LIVE_RESTORE = ("--live-restore",)
 OWN: dict[str, Any] = {"options": {"network": "none"}}
+
+
+def ends_when_told(code: int, place: Path) -> dict[str, Any]:
+    """Return the fields of a workload that ends with a code once there is a file `now` in a place."""
+    place.mkdir(exist_ok=True)
+    script = f"while ! test -e /place/now; do sleep 0.05; done; exit {code}"
+    mount = {"type": "bind", "source": str(place), "target": "/place"}
+    return {"command": ("sh", "-c", script), "options": {"network": "none", "mounts": [mount]}}
 
 
 def test_the_engine_restarts_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -29,7 +37,8 @@ def test_the_engine_restarts_under_load_and_nothing_is_lost(tmp_path: Path) -> N
             async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
                 docker.installation = (tmp_path / "home" / "installation").read_text().strip()
                 living = [await client.dispatch(docker.spec(*GRACEFUL, **OWN)) for _ in range(3)]
-                ending = [await client.dispatch(docker.spec("sh", "-c", "sleep 4; exit 5", **OWN)) for _ in range(3)]
+                place = tmp_path / "place"
+                ending = [await client.dispatch(docker.spec(**ends_when_told(5, place))) for _ in range(3)]
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(client.supervise)
                     await anyio.to_thread.run_sync(private.end)
@@ -40,6 +49,7 @@ def test_the_engine_restarts_under_load_and_nothing_is_lost(tmp_path: Path) -> N
                         assert not record.state.terminal
                         assert record.reachable is False
                     assert all(processes(handle.id) for handle in living)
+                    (place / "now").touch()
                     await anyio.to_thread.run_sync(private.begin)
                     with anyio.fail_after(60):
                         stopped = await client.wait(living[0].id, confirmed=True)
@@ -109,9 +119,11 @@ def test_the_engine_is_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
         async def scenario() -> None:
             async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
                 docker.installation = (tmp_path / "home" / "installation").read_text().strip()
-                lives = await client.dispatch(docker.spec(*GRACEFUL, **OWN))
-                stopped = await client.dispatch(docker.spec(*STUBBORN, grace=3, **OWN))
-                ends = await client.dispatch(docker.spec("sh", "-c", "sleep 3; exit 5", **OWN))
+                place = tmp_path / "place"
+                lives = await client.dispatch(docker.spec(*GRACEFUL, grace=20, **OWN))
+                stopped = await client.dispatch(docker.spec(*STUBBORN, grace=8, **OWN))
+                ends = await client.dispatch(docker.spec(**ends_when_told(5, place)))
+                await in_a_thread(lambda: eventually(lambda: listens(lives.id, stopped.id, ends.id)))
                 truth = Truth(client, lives.id, stopped.id, ends.id)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(client.supervise)
@@ -120,7 +132,8 @@ def test_the_engine_is_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
                     assert processes(lives.id)
                     record = await client.get(lives.id)
                     assert (record.state, record.reachable) == (State.RUNNING, False)
-                    with anyio.fail_after(15):
+                    (place / "now").touch()
+                    with anyio.fail_after(60):
                         while processes(ends.id):
                             await truth.while_away(1)
                     await truth.while_away(10)
@@ -156,9 +169,10 @@ def test_the_engine_is_shut_down_and_takes_its_containers_along(tmp_path: Path) 
         async def scenario() -> None:
             async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
                 docker.installation = (tmp_path / "home" / "installation").read_text().strip()
-                graceful = await client.dispatch(docker.spec(*GRACEFUL, **OWN))
-                plain = await client.dispatch(docker.spec(*SLEEP, **OWN))
+                graceful = await client.dispatch(docker.spec(*GRACEFUL, grace=10, **OWN))
+                plain = await client.dispatch(docker.spec(*SLEEP, grace=10, **OWN))
                 cancelled = await client.dispatch(docker.spec(*STUBBORN, grace=3, **OWN))
+                await in_a_thread(lambda: eventually(lambda: listens(graceful.id, plain.id, cancelled.id)))
                 truth = Truth(client, graceful.id, plain.id, cancelled.id)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(client.supervise)
@@ -187,7 +201,7 @@ def test_what_is_being_dispatched_meanwhile_is_neither_lost_nor_doubled(tmp_path
     runs.mkdir()
     mount = {"type": "bind", "source": str(runs), "target": "/runs"}
     options = {"network": "none", "mounts": [mount]}
-    command = ("sh", "-c", "mktemp /runs/$AGORA_DISPATCH_ID.XXXXXX; trap 'exit 9' TERM; while :; do sleep 0.05; done")
+    command = ("sh", "-c", "trap 'exit 9' TERM; mktemp /runs/$AGORA_DISPATCH_ID.XXXXXX; while :; do sleep 0.05; done")
     count = 12
 
     with PrivateEngine(tmp_path / "engine", options=LIVE_RESTORE) as private:
@@ -200,7 +214,7 @@ def test_what_is_being_dispatched_meanwhile_is_neither_lost_nor_doubled(tmp_path
 
                 async def dispatch() -> None:
                     async with limiter:
-                        ids.append((await client.dispatch(docker.spec(*command, options=options))).id)
+                        ids.append((await client.dispatch(docker.spec(*command, grace=20, options=options))).id)
                         if len(ids) == 3:
                             begun.set()
 
@@ -209,7 +223,7 @@ def test_what_is_being_dispatched_meanwhile_is_neither_lost_nor_doubled(tmp_path
                     async with anyio.create_task_group() as dispatches:
                         for _ in range(count):
                             dispatches.start_soon(dispatch)
-                        with anyio.fail_after(30):
+                        with anyio.fail_after(60):
                             await begun.wait()
                         await anyio.to_thread.run_sync(private.end, how)
                         await anyio.to_thread.run_sync(private.begin)
@@ -221,6 +235,8 @@ def test_what_is_being_dispatched_meanwhile_is_neither_lost_nor_doubled(tmp_path
                     ran = [record.id for record in records if record.state is State.RUNNING]
                     assert len(ran) >= 3
                     assert {record.state for record in records} <= {State.RUNNING, State.FAILED}
+                    # A container that has just been started may not have come to its first word.
+                    await in_a_thread(lambda: eventually(lambda: len({*runs.iterdir()}) >= len(ran)))
                     for record in records:
                         assert bool(processes(record.id)) == (record.id in ran), record
                         assert len(list(runs.glob(f"{record.id}.*"))) == (record.id in ran), record

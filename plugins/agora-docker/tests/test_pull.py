@@ -18,7 +18,7 @@ from agora_docker import image
 from agora_docker.image import Progress
 from agora_docker.testing import images
 from agora_docker.testing.proxy import Proxy
-from docker_harness import CommandLine, Docker, eventually, never
+from docker_harness import PATIENCE, CommandLine, Docker, eventually, never
 from engines import Registry
 
 pytestmark = [pytest.mark.backend("docker"), pytest.mark.slow]
@@ -77,7 +77,8 @@ def throttle(tmp_path: Path) -> Iterator[Throttle]:
 def pushed(docker: Docker, throttle: Throttle) -> Iterator[str]:
     """The name of an image in the registry that the engine does not have (any more)."""
     name = f"127.0.0.1:{throttle.port}/probe:1"
-    images.derive(docker.outside, name, f"RUN head -c {LAYER} /dev/urandom >/big")
+    # No two of these may be one in the engine's cache: the layer of one test would be there for another.
+    images.derive(docker.outside, name, f"RUN head -c {LAYER} /dev/urandom >/big-{docker.installation}")
     headers = {"X-Registry-Auth": "e30="}
     repository = name.rpartition(":")[0]
     said = docker.outside.request(
@@ -157,7 +158,7 @@ def test_a_stop_ends_a_pull(docker: Docker, throttle: Throttle, pushed: str, rat
     with pytest.raises(StopRequested):
         docker.provider.dispatch(new_dispatch_id(), docker.spec("true", image=pushed), check)
     assert time.monotonic() - begun < 20
-    assert max(later - earlier for earlier, later in itertools.pairwise(calls)) < 5
+    assert max(later - earlier for earlier, later in itertools.pairwise(calls)) < 10
     assert docker.containers() == []
     throttle.rate = 10**9
     before = throttle.passed
@@ -182,7 +183,7 @@ def test_a_cancel_by_another_process_ends_a_pull(
     thread.start()
     eventually(lambda: throttle.passed > before + 100_000)
     assert agora.run("cancel", id, "--reason", "enough").returncode == 0
-    thread.join(20)
+    thread.join(PATIENCE)
     assert sent == [0]
     record = agora.record(id)
     assert (record["state"], record["confirmed"], record["exit_code"]) == ("cancelled", True, None)
@@ -239,7 +240,7 @@ def test_an_engine_that_goes_away_in_a_pull_is_unreachable(
     thread.start()
     eventually(lambda: throttle.passed > before)
     proxy.cut()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert [type(error) for error in failures] == [Unreachable]
 
 

@@ -52,9 +52,10 @@ def sweep_until(docker: Docker, condition: Callable[[], object]) -> None:
     eventually(swept)
 
 
+@pytest.mark.serial
 def test_a_watch_removes_what_ended_long_ago_and_its_end_stays(brief: Docker) -> None:
     handle = brief.started(*GRACEFUL)
-    brief.stop(handle)
+    brief.stop(handle, 20)
     before = brief.end(handle)
     assert (before.exit_code, before.forced) == (9, False)
     with watching(brief.provider, Sink()):
@@ -177,6 +178,6 @@ def test_no_exit_code_is_lost_that_nobody_asked_for(docker: Docker, agora: Comma
     eventually(lambda: [found["State"] for found in docker.containers()] == ["exited"])
     other = agora.dispatch("--", *SLEEP)
     eventually(lambda: len(docker.containers()) == 1)
-    assert processes(other)
+    eventually(lambda: processes(other))
     record = agora.record(unseen)
     assert (record["state"], record["exit_code"], record["confirmed"]) == ("failed", 7, True)

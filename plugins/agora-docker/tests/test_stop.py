@@ -37,6 +37,7 @@ from docker_harness import (
     eventually,
     fill_the_ring,
     left_behind,
+    listens,
     processes,
     settings,
 )
@@ -55,7 +56,7 @@ def test_one_sigterm_and_its_own_exit_code(docker: Docker) -> None:
 
 
 def test_a_program_without_a_handler_dies_at_once(docker: Docker) -> None:
-    handle = docker.start(*SLEEP)
+    handle = docker.asleep()
     begun = time.monotonic()
     docker.stop(handle, 20)
     eventually(lambda: not processes(handle.id))
@@ -66,10 +67,10 @@ def test_a_program_without_a_handler_dies_at_once(docker: Docker) -> None:
 def test_the_engine_kills_what_ignores_sigterm_and_the_call_is_left(docker: Docker) -> None:
     handle = docker.started(*STUBBORN)
     begun = time.monotonic()
-    assert docker.stop(handle, 6).kind is ReceiptKind.SIGNALLED
-    assert time.monotonic() - begun < 5, "the answer does not wait for the end"
+    assert docker.stop(handle, 8).kind is ReceiptKind.SIGNALLED
+    assert time.monotonic() - begun < 7, "the answer does not wait for the end"
     eventually(lambda: not processes(handle.id))
-    assert 6 <= time.monotonic() - begun < 6 + 6, "not before its grace is over, and soon after"
+    assert 8 <= time.monotonic() - begun < 8 + 15, "not before its grace is over, and soon after"
     seen = docker.end(handle)
     assert (seen.exit_code, seen.forced, seen.evidence) == (137, True, "proven")
     assert docker.output(handle).count(b"TERM") == 1
@@ -210,7 +211,7 @@ def test_an_engine_that_does_not_answer_is_no_end(cuttable: Docker, proxy: Proxy
 
 
 def test_a_handle_of_another_engine_is_unreachable(docker: Docker) -> None:
-    handle = docker.start(*SLEEP)
+    handle = docker.asleep()
     elsewhere = handle.model_copy(update={"backend": "ANOTHER:ENGINE"})
     for call in (docker.stop, docker.look, docker.provider.kill, docker.provider.release):
         with pytest.raises(Unreachable, match="ANOTHER:ENGINE"):
@@ -250,6 +251,7 @@ def test_a_stop_whose_engine_lost_its_timer_is_sent_again(docker: Docker, monkey
     eventually(lambda: not processes(handle.id))
 
 
+@pytest.mark.serial
 def test_an_end_after_a_left_call_proves_nothing_once_the_events_are_forgotten(
     docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,8 +294,8 @@ def test_the_notes_are_private(docker: Docker) -> None:
 def test_an_end_that_came_while_the_stop_was_answered_is_told_with_the_answer(
     docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "_LEAVE", 5.0)  # a busy engine may take longer than a quarter of a second
-    handle = docker.start(*SLEEP)
+    monkeypatch.setattr(stopping, "_LEAVE", 20.0)  # a busy engine may take longer than a quarter of a second
+    handle = docker.asleep()
     receipt = docker.stop(handle, 20)
     assert receipt.kind is ReceiptKind.SIGNALLED
     seen = docker.end(handle)
@@ -307,7 +309,8 @@ def test_an_end_that_came_while_the_stop_was_answered_is_told_with_the_answer(
     async def scenario() -> Record:
         async with AgoraClient(tmp_path / "home", settings=settings(docker), supervisor=False) as client:
             docker.installation = (tmp_path / "home" / "installation").read_text().strip()
-            dispatched = await client.dispatch(docker.spec(*SLEEP))
+            dispatched = await client.dispatch(docker.spec(*SLEEP, grace=20))
+            await anyio.to_thread.run_sync(eventually, lambda: listens(dispatched.id))
             assert (await client.cancel(dispatched.id)).delivered
             return await client.get(dispatched.id, refresh=False)  # nobody has looked since
 
@@ -315,12 +318,12 @@ def test_an_end_that_came_while_the_stop_was_answered_is_told_with_the_answer(
     assert (record.state, record.exit_code, record.confirmed) == (State.CANCELLED, 143, True)
 
 
-@pytest.mark.parametrize(("command", "leave"), [(GRACEFUL, 8.0), (STUBBORN, 2.0)])
+@pytest.mark.parametrize(("command", "leave"), [(GRACEFUL, 20.0), (STUBBORN, 2.0)])
 def test_a_stop_hears_what_it_causes_and_asks_for_nothing_of_it(
     docker: Docker, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], leave: float
 ) -> None:
     monkeypatch.setattr(stopping, "_LEAVE", leave)
-    monkeypatch.setattr(looking, "_LATE", 10.0)
+    monkeypatch.setattr(looking, "_LATE", 20.0)
     handle = docker.started(*command)
     requests: list[str] = []
     send = Engine.request
@@ -340,8 +343,8 @@ def test_a_stop_hears_what_it_causes_and_asks_for_nothing_of_it(
 def test_a_stop_that_nobody_can_listen_to_is_sent_and_proven_all_the_same(
     docker: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "_LEAVE", 5.0)
-    handle = docker.start(*SLEEP)
+    monkeypatch.setattr(stopping, "_LEAVE", 20.0)
+    handle = docker.asleep()
 
     @contextlib.contextmanager
     def deaf(self: Engine, *_: Any, **__: Any) -> Iterator[None]:

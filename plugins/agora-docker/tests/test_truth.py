@@ -51,15 +51,15 @@ def test_a_kill_by_the_system_is_nobodys_stop(docker: Docker) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [(GRACEFUL, 9), (SLEEP, 143), (STUBBORN, 137)])
 def test_docker_stop_by_somebody_else(docker: Docker, command: tuple[str, ...], code: int) -> None:
-    handle = docker.start(*command) if command is SLEEP else docker.started(*command)
-    docker.post(f"/containers/{handle.data['container']}/stop", t=2)
+    handle = docker.asleep() if command is SLEEP else docker.started(*command)
+    docker.post(f"/containers/{handle.data['container']}/stop", t=2 if command is STUBBORN else 20)
     seen = docker.look(handle)
     assert (seen.phase, seen.exit_code, seen.ended_by) == (Phase.ENDED, code, EndedBy.EXTERNAL)
 
 
 def test_docker_stop_by_somebody_else_of_one_that_leaves_with_success(docker: Docker) -> None:
     handle = docker.started("sh", "-c", "trap 'exit 0' TERM; echo READY; while :; do sleep 0.05; done")
-    docker.post(f"/containers/{handle.data['container']}/stop", t=2)
+    docker.post(f"/containers/{handle.data['container']}/stop", t=20)
     assert docker.look(handle).ended_by is EndedBy.EXTERNAL
 
 
@@ -81,6 +81,7 @@ def test_docker_rm_of_what_has_ended_is_its_own_exit(docker: Docker, code: int) 
     assert (seen.phase, seen.exit_code, seen.stop_reached, seen.ended_by) == (Phase.ENDED, code, False, None)
 
 
+@pytest.mark.serial
 def test_docker_rm_that_no_event_tells_of_any_more_is_absent(docker: Docker) -> None:
     handle = docker.started(*STUBBORN)
     docker.remove(str(handle.data["container"]))
@@ -90,9 +91,10 @@ def test_docker_rm_that_no_event_tells_of_any_more_is_absent(docker: Docker) -> 
     assert docker.stop(handle).kind is ReceiptKind.NOT_FOUND
 
 
+@pytest.mark.serial
 def test_an_end_that_no_event_tells_of_any_more_keeps_its_code(docker: Docker) -> None:
     handle = docker.started(*GRACEFUL)
-    docker.post(f"/containers/{handle.data['container']}/stop", t=5)
+    docker.post(f"/containers/{handle.data['container']}/stop", t=20)
     fill_the_ring(docker)
     seen = docker.another().observe([handle])[0]
     assert (seen.phase, seen.exit_code, seen.stop_reached, seen.ended_by) == (Phase.ENDED, 9, None, None)

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.backend("docker")
 
 
 def test_a_client_that_leaves_at_once_still_gets_its_timeout(docker: Docker, agora: CommandLine) -> None:
-    id = agora.dispatch("--timeout", "2", "--grace", "2", "--", *STUBBORN)
-    assert processes(id)
+    id = agora.dispatch("--timeout", "4", "--grace", "4", "--", *STUBBORN)
+    eventually(lambda: processes(id))
     eventually(lambda: not processes(id))
     eventually(lambda: agora.record(id)["state"] == "timed_out")
     record = agora.record(id)
@@ -46,11 +46,12 @@ def test_a_shortened_grace_is_carried_out_with_nobody_waiting(docker: Docker, ag
 
 
 def test_stopped_by_somebody_else_is_a_failure(docker: Docker, agora: CommandLine) -> None:
-    command = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+    command = ("sh", "-c", "trap 'exit 0' TERM; echo READY; while :; do sleep 0.05; done")
     id = agora.dispatch("--", *command)
     (found,) = docker.containers()
-    eventually(lambda: len(processes(id)) > 1)
-    docker.post(f"/containers/{found['Id']}/stop", t=5)
+    path = f"/containers/{found['Id']}"
+    eventually(lambda: b"READY" in docker.outside.request("GET", f"{path}/logs", params={"stdout": "1"}).content)
+    docker.post(f"{path}/stop", t=20)
     eventually(lambda: agora.record(id)["state"] == "failed")
     record = agora.record(id)
     assert (record["reason"], record["exit_code"], record["confirmed"]) == ("stopped_externally", 0, True)
@@ -99,7 +100,7 @@ def test_a_wiped_store_finds_its_containers(docker: Docker, agora: CommandLine) 
         listed = json.loads(agora.run("reap", "--dry-run", "--json").stdout)
         assert id in json.dumps(listed)
         assert theirs.id not in json.dumps(listed)
-        assert processes(theirs.id)
+        eventually(lambda: processes(theirs.id))
     finally:
         stranger.clean()
         for found in docker.containers():

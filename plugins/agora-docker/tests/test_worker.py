@@ -18,7 +18,7 @@ from agora.worker.children import descendants
 from agora.worker.marks import Sieve
 from docker_harness import Docker, eventually, settings
 
-pytestmark = [pytest.mark.backend("docker"), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.backend("docker")
 #: This machine's Python and its libraries, read-only; the shell and all else is the image's.
 PLACES = [
     place
