@@ -10,7 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # what the tests of this package share
 
+from agora_local.launcher import Launcher
 from local_harness import Local
+
+
+@pytest.fixture(autouse=True)
+def _own_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share the fork server with no provider that an earlier test has left to the garbage collector."""
+    monkeypatch.setattr(Launcher, "_shared", {})
 
 
 @pytest.fixture

@@ -66,18 +66,19 @@ def command_names(pid: int) -> list[str]:
 
 
 def test_output_is_dropped_and_marked_while_the_disk_is_full(on_small_disk: Local, small_disk: Path) -> None:
-    script = "echo before; read x < go; head -c 3000000 /dev/zero; read x < go; echo after; exit 3"
-    for name in ("go",):
+    # Two of them: a reader that comes back before the writer has closed one finds its end, and goes on.
+    script = "echo before; read x < one; head -c 3000000 /dev/zero; read x < two; echo after; exit 3"
+    for name in ("one", "two"):
         os.mkfifo(small_disk / name)
     handle = on_small_disk.start("sh", "-c", script, cwd=str(small_disk))
     on_small_disk.ready(handle, b"before\n")
     with (small_disk / "filler").open("wb", buffering=0) as filler:
         fill(filler.fileno())
-    (small_disk / "go").write_text("\n")
+    (small_disk / "one").write_text("\n")
     # It gets on: nothing waits for the disk.
     eventually(lambda: Path(f"/proc/{handle.data['pid']}/wchan").read_text() in ("fifo_open", "wait_for_partner"))
     (small_disk / "filler").unlink()
-    (small_disk / "go").write_text("\n")
+    (small_disk / "two").write_text("\n")
     assert on_small_disk.end(handle).exit_code == 3
     chunks = list(on_small_disk.provider.logs(handle, False, None, None))
     assert chunks[0].data == b"before\n"

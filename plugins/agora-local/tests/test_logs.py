@@ -23,7 +23,12 @@ def everything(
 
 def test_both_streams_in_order_with_times(local: Local) -> None:
     before = datetime.now(UTC)
-    handle = local.start("sh", "-c", "for i in 1 2 3; do echo out$i; sleep 0.05; echo err$i >&2; sleep 0.05; done")
+    wait = "until [ -e $i ]; do sleep 0.01; done"
+    script = f"for i in 1 2 3; do echo out$i; {wait}; rm $i; echo err$i >&2; {wait}; done"
+    handle = local.start("sh", "-c", script, cwd=str(local.directory))
+    for count in range(1, 7):  # what is written before the last was read may be one piece with it
+        eventually(lambda count=count: len(everything(local, handle)) == count)  # type: ignore[misc]
+        (local.directory / str((count + 1) // 2)).touch()
     local.end(handle)
     chunks = everything(local, handle)
     assert [(chunk.stream, chunk.data) for chunk in chunks] == [

@@ -44,6 +44,7 @@ def test_graceful_exit_keeps_its_code(local: Local, code: int) -> None:
     assert (seen.exit_code, seen.signal, seen.forced, seen.stop_reached) == (code, None, False, True)
 
 
+@pytest.mark.serial
 def test_escalates_after_the_grace_and_not_before(both: Local) -> None:
     handle = both.start("sh", "-c", STUBBORN)
     both.ready(handle)
@@ -62,7 +63,7 @@ def test_signals_the_leader_alone_and_once(local: Local) -> None:
     handle = local.start("sh", "-c", f'sh -c "$1" & {leader}', "leader", child)
     local.ready(handle)
     local.ready(handle, b"UP\n")
-    kinds = [local.stop(handle, grace=2).kind for _ in range(5)]
+    kinds = [local.stop(handle, grace=4).kind for _ in range(5)]
     assert kinds == [ReceiptKind.SIGNALLED] + [ReceiptKind.ALREADY_STOPPING] * 4
     local.end(handle)
     assert local.output(handle).count(b"LEADER\n") == 1
@@ -73,9 +74,9 @@ def test_repeated_stop_changes_nothing(local: Local) -> None:
     handle = local.start("sh", "-c", STUBBORN)
     local.ready(handle)
     began = time.monotonic()
-    local.stop(handle, grace=2)
+    local.stop(handle, grace=4)
     again = local.stop(handle, grace=600)
-    assert (again.kind, again.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 2)
+    assert (again.kind, again.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 4)
     local.end(handle)
     assert time.monotonic() - began < 20
 
@@ -271,7 +272,7 @@ def test_deadline_of_its_own_when_everybody_else_is_dead(local: Local, monkeypat
     packed = agora_local.request.Request.pack
 
     def soon(self: agora_local.request.Request) -> bytes:
-        self.timeout = -59
+        self.timeout = -56
         return packed(self)
 
     monkeypatch.setattr(agora_local.request.Request, "pack", soon)

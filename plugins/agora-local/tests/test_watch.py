@@ -118,11 +118,12 @@ def test_closing_the_provider_ends_the_watch(local: Local) -> None:
 def test_a_removed_directory_breaks_the_watch(local: Local) -> None:
     made = Sink()
     local.end(local.start("true"))
+    eventually(lambda: not local.live())  # the last thing that is written below the directory
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(local.provider.watch, made)
         assert made.stands.wait(50)
         shutil.rmtree(local.root)
         with pytest.raises(ProviderError, match="removed"):
-            watching.result(timeout=10)
+            watching.result(timeout=50)
     # It is made again by whoever needs it next.
     assert local.run("true")[0].exit_code == 0
