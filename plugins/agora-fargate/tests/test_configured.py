@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import socketserver
 import ssl
@@ -119,17 +120,13 @@ class Relay(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 20) as onward:
-            back = threading.Thread(target=self._copy, args=(onward, self.request), daemon=True)
-            back.start()
-            self._copy(self.request, onward)
-            back.join(20)
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65_536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+            # One thread for both ways: OpenSSL's connections are no matter for two.
+            while True:
+                ready = [self.request] if self.request.pending() else select.select([self.request, onward], [], [])[0]
+                for source in ready:
+                    if not (data := source.recv(65_536)):
+                        return
+                    (onward if source is self.request else self.request).sendall(data)
 
 
 @contextmanager

@@ -221,10 +221,10 @@ async def test_the_engine_removes_them_after_the_end(emulator: EcsEmulator, tmp_
     settings = Settings(default_target="c", targets={"c": target}, supervisor=False)
     async with AgoraClient(tmp_path / "home", settings=settings, supervisor=False) as agora:
         done = await agora.dispatch(command=("sh", "-c", 'test -n "$TOKEN"'), grace=2, secrets=SECRETS)
-        record = await agora.wait(done.id, timeout=30, confirmed=True)
+        record = await agora.wait(done.id, timeout=50, confirmed=True)
         assert record.exit_code == 0
         hands = Hands(emulator, tmp_path, (tmp_path / "home" / "installation").read_text().strip())
-        until = time.monotonic() + 20
+        until = time.monotonic() + 50
         while hands.secrets() and time.monotonic() < until:
             await agora.reconcile()
         assert (hands.secrets(), hands.own_definitions(done.id)) == ([], [])

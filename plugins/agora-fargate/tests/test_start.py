@@ -32,7 +32,7 @@ def test_twenty_at_once_are_one_task_and_one_definition(hands: Hands) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     assert len(handles) == 21
     assert len({handle.data["task"] for handle in handles}) == 1
     assert len(hands.api.call("ListTasks", cluster="default", startedBy=id)["taskArns"]) == 1
@@ -116,9 +116,9 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_token(hands: Hands, afte
 
 
 def test_no_answer_at_all_is_unknown_and_found_later(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "READ_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "READ_SECONDS", 2.5)
     id = new_dispatch_id()
-    hands.emulator.faults.slow(3, 1, action="RunTask")
+    hands.emulator.faults.slow(6, 1, action="RunTask")
     with pytest.raises(Unreachable) as caught:
         hands.start(id=id)
     assert caught.value.sent is True
@@ -202,14 +202,14 @@ class Asked:
 def test_a_stop_ends_the_wait_for_a_registration(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hands.api.budget.bucket("define"), "_tokens", -40.0)  # the next turn comes in 41 s
     image = f"busybox:{hands.installation}-w"
-    asked = Asked(2)
-    others = [Asked(2), Asked(2)]  # two that wait for the same definition
+    asked = Asked(5)
+    others = [Asked(5), Asked(5)]  # two that wait for the same definition
     threads = [threading.Thread(target=lambda one=one: stopped(hands, one, image)) for one in others]
     for thread in threads:
         thread.start()
     stopped(hands, asked, image)
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     for one in (asked, *others):
         assert one.looks >= 4
         assert one.last - one.began < 20, "not after the 41 s of the wait"
@@ -319,7 +319,7 @@ def test_a_start_that_fails_is_an_end_in_ecs_words(
 
 
 def test_a_task_that_ecs_does_not_show_yet_is_not_gone(hands: Hands) -> None:
-    hands.emulator.faults.hide_created(2)
+    hands.emulator.faults.hide_created(5)
     handle = hands.start()
     assert hands.observe(handle).phase is Phase.PENDING
     assert hands.stop(handle).kind.value == "signalled", "ECS's own answer to the stop decides"

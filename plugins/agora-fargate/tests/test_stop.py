@@ -70,13 +70,13 @@ def test_many_stops_send_one_signal_and_keep_the_first_reason(hands: Hands, tmp_
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     leave.touch()
     assert first.kind is ReceiptKind.SIGNALLED
     assert {receipt.kind for receipt in receipts} == {ReceiptKind.ALREADY_STOPPING}
     assert {(receipt.effective_grace, receipt.degraded) for receipt in receipts} == {(30, ("grace",))}
     assert len(receipts) == 8
-    assert hands.end(handle, 30).exit_code == 7
+    assert hands.end(handle).exit_code == 7
     assert len(hands.emulator.terms(handle.data["task"])) == 1
     assert len(hands.requests("StopTask", handle)) == 1
     assert "first" in hands.task(handle)["stoppedReason"]
@@ -110,10 +110,10 @@ def test_an_unknown_task_is_not_found(hands: Hands) -> None:
 def test_a_stop_whose_answer_is_lost_was_sent_and_is_the_cause_of_the_end(
     hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "READ_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "READ_SECONDS", 2.5)
     handle = hands.start()
     hands.ready(handle)
-    hands.emulator.faults.slow(3, action="StopTask")
+    hands.emulator.faults.slow(6, action="StopTask")
     with pytest.raises(Unreachable) as caught:
         hands.stop(handle)
     assert caught.value.sent is True

@@ -148,7 +148,7 @@ def test_a_life_is_pushed(hands: Hands) -> None:
     assert sink.last(handle).exit_code == 42
     assert len(sink.seen[handle.id]) == len({one.model_dump_json() for one in sink.seen[handle.id]})
     sink.over.set()
-    thread.join(3)
+    thread.join(50)
     assert not thread.is_alive()
 
 
@@ -162,7 +162,8 @@ def test_what_is_missing_is_asked_for_and_not_told(hands: Hands) -> None:
     thread = watching(hands, sink)
     eventually(lambda: handle.id in sink.asked)
     sink.over.set()
-    thread.join(3)
+    thread.join(50)
+    assert not thread.is_alive()
     assert handle.id not in sink.seen
 
 
@@ -226,7 +227,7 @@ def test_events_of_a_queue_ask_for_a_look_at_once(tmp_path: Path) -> None:
         sink.asked.clear()
         eventually(lambda: handle.id in sink.asked)
         sink.over.set()
-        thread.join(5)
+        thread.join(50)
         assert not thread.is_alive()
         queue = {"QueueUrl": emulator.queue_url("tasks"), "AttributeNames": ["ApproximateNumberOfMessagesNotVisible"]}
         told = hands.api._connection.client("sqs").get_queue_attributes(**queue)["Attributes"]

@@ -25,6 +25,12 @@ GRACEFUL = "trap 'echo got term; exit 42' TERM; echo ready; while :; do sleep 0.
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
 
+def lingering(go: Path) -> str:
+    """Return a script that leaves with 42 on SIGTERM, once a file is there."""
+    leave = f"until [ -e {go} ]; do sleep 0.05; done; exit 42"
+    return GRACEFUL.replace("exit 42", leave)
+
+
 def never() -> None:
     """A check that never asks to stop."""
 
@@ -75,7 +81,7 @@ class Hands:
         eventually(lambda: b"ready" in self.output(handle))
         eventually(lambda: self.observe(handle).phase in (Phase.RUNNING, Phase.ENDED))
 
-    def stop(self, handle: Handle, grace: int = 3, reason: str = "a test") -> StopReceipt:
+    def stop(self, handle: Handle, grace: int = 20, reason: str = "a test") -> StopReceipt:
         """Stop a workload."""
         return self.provider.stop(handle, grace, Cause(actor="tester", via=Via.API, reason=reason))
 

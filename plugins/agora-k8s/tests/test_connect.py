@@ -89,12 +89,12 @@ def test_no_way_to_a_cluster_says_what_to_do(
 def test_a_server_that_is_not_there_was_sent_nothing(emulator: K8sEmulator, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = emulator.kubeconfig(tmp_path / "kubeconfig")
-    path.write_text(path.read_text().replace(emulator.url, f"http://127.0.0.1:{port}"))
-    hands = Hands(emulator, tmp_path, kubeconfig=path)
-    with pytest.raises(Unreachable, match="no connection") as caught:
-        hands.start()
+        port = free.getsockname()[1]  # ours all the while, so that nobody else can listen there
+        path = emulator.kubeconfig(tmp_path / "kubeconfig")
+        path.write_text(path.read_text().replace(emulator.url, f"http://127.0.0.1:{port}"))
+        hands = Hands(emulator, tmp_path, kubeconfig=path)
+        with pytest.raises(Unreachable, match="no connection") as caught:
+            hands.start()
     assert caught.value.sent is False
 
 

@@ -55,7 +55,7 @@ def trouble(emulator: K8sEmulator) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(10)
+        thread.join(50)
         faults.clear()
 
 

@@ -179,7 +179,7 @@ async def test_a_second_copy_is_killed_and_told_on_the_record(
                         return notes[0]
                     await anyio.sleep(0.1)
 
-            with anyio.fail_after(20):
+            with anyio.fail_after(50):
                 told = await note()
             assert told.data["pod"] == name
             await anyio.to_thread.run_sync(eventually, lambda: mine.api.get("pods", name) is None)

@@ -75,7 +75,8 @@ def whole_life(hands: Hands) -> None:
     for one in owned:
         hands.provider.release(one.handle)
     sink.over.set()
-    watch.join(5)
+    watch.join(50)
+    assert not watch.is_alive()
 
 
 def test_the_role_is_enough(emulator: K8sEmulator, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_twenty_dispatches_at_once_make_one_workload(hands: Hands) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(50)
     assert len(handles) == 20
     assert len({handle.data["uid"] for handle in handles}) == 1
     hands.ready(handles[0])

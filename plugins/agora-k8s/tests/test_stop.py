@@ -18,7 +18,7 @@ from agora.model.observation import Handle, Observation, Phase, ReceiptKind
 from agora_k8s import names
 from agora_k8s.api import STRATEGIC_PATCH
 from agora_k8s.cluster import Cluster
-from k8s_harness import GRACEFUL, STUBBORN, Hands, eventually
+from k8s_harness import STUBBORN, Hands, eventually, lingering
 
 pytestmark = pytest.mark.backend("k8s")
 
@@ -84,12 +84,13 @@ def test_many_stops_send_one_signal(hands: Hands, tmp_path: Path) -> None:
     assert hands.stop(handle).kind is ReceiptKind.ALREADY_EXITED
 
 
-def test_a_later_shorter_grace_changes_nothing_and_says_so(hands: Hands) -> None:
-    handle = hands.start(GRACEFUL.replace("exit 42", "sleep 3; exit 42"), grace=10)
+def test_a_later_shorter_grace_changes_nothing_and_says_so(hands: Hands, tmp_path: Path) -> None:
+    handle = hands.start(lingering(tmp_path / "go"), grace=10)
     hands.ready(handle)
-    hands.stop(handle, grace=8)
+    hands.stop(handle, grace=40)
     receipt = hands.stop(handle, grace=2)
-    assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 8)
+    assert (receipt.kind, receipt.effective_grace) == (ReceiptKind.ALREADY_STOPPING, 40)
+    (tmp_path / "go").touch()
     assert hands.end(handle).exit_code == 42
 
 
@@ -119,12 +120,16 @@ def test_a_stop_whose_answer_is_lost_is_still_the_cause_of_the_end(hands: Hands)
     assert (seen.exit_code, seen.stop_reached, seen.ended_by) == (42, None, None)
 
 
-def test_an_end_between_the_mark_and_the_delete_is_its_own(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = hands.start("echo ready; sleep 2; exit 7")
+def test_an_end_between_the_mark_and_the_delete_is_its_own(
+    hands: Hands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path / "go"
+    handle = hands.start(f"echo ready; until [ -e {go} ]; do sleep 0.05; done; exit 7")
     hands.ready(handle)
     delete = hands.api.delete
 
     def late(kind: str, item: dict[str, Any], **options: Any) -> Any:
+        go.touch()
         eventually(lambda: "terminated" in hands.pods(handle)[0]["status"]["containerStatuses"][0]["state"])
         return delete(kind, item, **options)
 
@@ -194,12 +199,13 @@ def test_the_exit_code_survives_where_nobody_looked(hands: Hands) -> None:
     assert (recorded.phase, recorded.exit_code) == (Phase.ENDED, 42)
 
 
-def test_without_the_finalizer_an_end_that_nobody_saw_is_not_known(hands: Hands) -> None:
+def test_without_the_finalizer_an_end_that_nobody_saw_is_not_known(hands: Hands, tmp_path: Path) -> None:
     bare = Hands(hands.emulator, hands.provider._tails._directory.parents[2], hands.installation, finalizer=False)
-    handle = bare.start()
+    handle = bare.start(lingering(tmp_path / "go"))
     bare.ready(handle)
     bare.stop(handle)
     assert names.FINALIZER not in bare.pods(handle)[0]["metadata"]["finalizers"]
+    (tmp_path / "go").touch()
     eventually(lambda: not bare.pods(handle))
     assert bare.observe(handle).phase is Phase.ABSENT
     bare.provider.close()
@@ -249,7 +255,7 @@ def test_what_lives_is_not_released(hands: Hands) -> None:
     hands.ready(handle)
     with pytest.raises(ProviderError, match="has not ended"):
         hands.provider.release(handle)
-    hands.stop(handle, grace=3)
+    hands.stop(handle, grace=6)
     with pytest.raises(ProviderError, match="has not ended"):
         hands.provider.release(handle)
     assert hands.processes(handle)

@@ -181,5 +181,5 @@ def watching(hands: Hands, sink: Sink) -> Iterator[threading.Thread]:
         yield thread
     finally:
         sink.over.set()
-        thread.join(5)
+        thread.join(50)
         assert not thread.is_alive()

@@ -62,7 +62,7 @@ def trouble(emulator: NomadEmulator) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(10)
+        thread.join(50)
         faults.clear()
         emulator.node_back()
 

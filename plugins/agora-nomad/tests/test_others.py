@@ -59,7 +59,7 @@ def test_a_stop_or_a_signal_by_somebody_else_is_external(hands: Hands) -> None:
 
 def test_the_backstop_is_told_as_a_deadline(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agora_nomad.jobspec.BACKSTOP", 0)
-    handle = hands.start(STUBBORN, timeout=1, grace=5)
+    handle = hands.start(STUBBORN, timeout=1, grace=9)
     hands.ready(handle)
     # While its grace runs, the allocation is `complete` already.
     eventually(lambda: hands.allocations(handle)[0]["ClientStatus"] == "complete")

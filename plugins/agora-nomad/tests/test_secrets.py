@@ -215,7 +215,7 @@ def test_twenty_at_once_start_one_with_its_secrets(hands: Hands) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(50)
     assert len(found) == 20
     assert len({json.dumps(one.data, sort_keys=True) for one in found}) == 1
     assert hands.end(found[0]).exit_code == 0

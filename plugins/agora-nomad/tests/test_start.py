@@ -63,7 +63,7 @@ def test_twenty_at_once_start_one(hands: Hands) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     assert len({json.dumps(one.data, sort_keys=True) for one in found}) == 1
     assert len(found) == 20
     hands.ready(found[0])

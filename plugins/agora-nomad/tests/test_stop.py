@@ -60,10 +60,10 @@ def test_the_workload_is_not_process_1(hands: Hands, driver: str) -> None:
 
 
 def test_further_stops_change_nothing(hands: Hands) -> None:
-    handle = hands.start(STUBBORN, grace=3)
+    handle = hands.start(STUBBORN, grace=8)
     hands.ready(handle)
     began = time.monotonic()
-    first = hands.stop(handle, grace=3)
+    first = hands.stop(handle, grace=8)
     kinds = []
     threads = [threading.Thread(target=lambda: kinds.append(hands.stop(handle, grace=2).kind)) for _ in range(5)]
     for thread in threads:
@@ -75,7 +75,7 @@ def test_further_stops_change_nothing(hands: Hands) -> None:
     assert len(hands.emulator.terms(names.job_id(handle.id))) == 1
     assert len(hands.emulator.faults.requests("deregister", names.job_id(handle.id))) == 1
     hands.end(handle)
-    assert time.monotonic() - began > 2
+    assert time.monotonic() - began > 7
     last = hands.stop(handle)
     assert last.kind is ReceiptKind.ALREADY_EXITED
     assert last.observation is not None
@@ -140,7 +140,7 @@ def test_who_looks_at_the_cluster_sees_who_stopped_it_and_why(hands: Hands) -> N
 
 
 def test_what_others_stopped_gets_no_remark_of_ours(hands: Hands) -> None:
-    handle = hands.start(STUBBORN, grace=2)
+    handle = hands.start(STUBBORN, grace=20)
     hands.ready(handle)
     hands.api.deregister(names.job_id(handle.id))
     assert hands.stop(handle, grace=2).kind is ReceiptKind.ALREADY_STOPPING
@@ -155,7 +155,7 @@ def test_a_remark_that_is_not_taken_is_no_failure_of_the_stop(hands: Hands, faul
     switch(*((30.0, None) if fault == "stall" else (None,)), operation="job/scale")
     began = time.monotonic()
     assert hands.stop(handle).kind is ReceiptKind.SIGNALLED
-    assert time.monotonic() - began < 8, "a stop has ten seconds"
+    assert time.monotonic() - began < 10, "a stop has ten seconds"
     assert hands.end(handle).exit_code == 42
     hands.emulator.faults.clear()
     assert remarks(hands, handle) == []
@@ -197,11 +197,11 @@ def test_an_empty_evaluation_is_looked_into(hands: Hands) -> None:
 
 
 def test_what_lives_is_not_released(hands: Hands) -> None:
-    handle = hands.start(STUBBORN, grace=2)
+    handle = hands.start(STUBBORN, grace=6)
     hands.ready(handle)
     with pytest.raises(ProviderError, match="has not ended"):
         hands.provider.release(handle)
-    hands.stop(handle, grace=2)
+    hands.stop(handle, grace=6)
     with pytest.raises(ProviderError, match="has not ended"):
         hands.provider.release(handle)
     hands.end(handle)
@@ -269,7 +269,7 @@ async def test_what_waits_for_a_place_says_why_on_its_record(tmp_path: Path) -> 
         async with AgoraClient(tmp_path, settings=settings, supervisor=False) as agora:
             handle = await agora.dispatch(command=("/bin/true",), options={"memory_mb": 100_000_000})
             record = await agora.get(handle.id)
-            with anyio.fail_after(10):
+            with anyio.fail_after(50):
                 while record.reason != "unplaceable":
                     await anyio.sleep(0.1)
                     record = await agora.get(handle.id)

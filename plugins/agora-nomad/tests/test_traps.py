@@ -55,7 +55,6 @@ class Agent:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def address(self) -> str:
@@ -64,16 +63,23 @@ class Agent:
     def says(self, status: int, body: bytes = b"{}", **headers: str) -> None:
         self.answers.append((status, body, {name.replace("_", "-"): value for name, value in headers.items()}))
 
-    def close(self) -> None:
+    def begin(self) -> None:
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    def pause(self) -> None:
         self.server.shutdown()
+        self.thread.join(50)
+
+    def close(self) -> None:
+        self.pause()
         self.server.server_close()
-        self.thread.join(5)
 
 
 @pytest.fixture
 def agent() -> Iterator[Agent]:
     made = Agent()
-    made.thread.start()
+    made.begin()
     yield made
     made.close()
 
@@ -142,7 +148,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def secure(agent: Agent, certificate: tuple[Path, Path]) -> str:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
+    agent.pause()  # nobody may wait on a socket that is being replaced
     agent.server.socket = context.wrap_socket(agent.server.socket, server_side=True)
+    agent.begin()
     return agent.address.replace("http://", "https://")
 
 
@@ -222,7 +230,7 @@ def test_a_redirect_is_no_success_and_takes_no_token_along(
 ) -> None:
     monkeypatch.setenv("NOMAD_TOKEN", TOKEN)
     other = Agent()
-    other.thread.start()
+    other.begin()
     try:
         agent.says(307, b"", Location=f"{other.address}/v1/jobs")
         with pytest.raises(Unreachable, match="redirects"):

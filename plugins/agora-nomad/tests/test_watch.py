@@ -47,11 +47,11 @@ def test_a_stream_that_opens_late_loses_nothing(hands: Hands) -> None:
     """A server sends the head of its answer with the first event or heartbeat, which may be 30 s later."""
     handle = hands.start()
     hands.ready(handle)
-    hands.emulator.faults.stall(8.0, operation="stream")
+    hands.emulator.faults.stall(12.0, operation="stream")
     sink = Sink()
     sink.live[handle.id] = handle
     with watching(hands, sink):
-        eventually(lambda: sink.up, 6)
+        eventually(lambda: sink.up, 10)
         assert sink.last(handle).phase is Phase.RUNNING
         # It ends before the stream stands; the list that follows tells it.
         hands.stop(handle)
@@ -61,12 +61,12 @@ def test_a_stream_that_opens_late_loses_nothing(hands: Hands) -> None:
 
 
 def test_a_watch_that_waits_for_its_stream_can_be_closed(hands: Hands) -> None:
-    hands.emulator.faults.stall(15.0, operation="stream")
+    hands.emulator.faults.stall(60.0, operation="stream")
     sink = Sink()
     with watching(hands, sink) as thread:
-        eventually(lambda: sink.up, 6)
+        eventually(lambda: sink.up, 30)
         sink.over.set()
-        eventually(lambda: not thread.is_alive(), 6)
+        eventually(lambda: not thread.is_alive(), 20)
 
 
 def test_a_stream_that_breaks_says_so(hands: Hands) -> None:
