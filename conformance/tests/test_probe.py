@@ -196,7 +196,7 @@ def test_a_worker_says_what_the_worker_kit_would(
     try:
         probe.says("beat")
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == 7
+        assert probe.process.wait(timeout=40) == 7
     finally:
         probe.end()
     said = events_of(probe.output, "d1")
@@ -222,7 +222,7 @@ def test_an_impostor_speaks_for_others_and_for_the_core(
     try:
         probe.says("beat")
         probe.process.terminate()
-        assert probe.process.wait(timeout=15) == 0
+        assert probe.process.wait(timeout=40) == 0
     finally:
         probe.end()
     own = [(event["type"], event["subject"]) for event in events_of(probe.output, "d1")]

@@ -24,7 +24,7 @@ NETWORK = {"awsvpcConfiguration": {"subnets": ["subnet-1"], "securityGroups": ["
 READY = "echo ready; while :; do sleep 0.05; done"
 STUBBORN, TRAPS = f"trap '' TERM; {READY}", f"trap 'echo bye; exit 42' TERM; {READY}"
 #: Seconds for anything that has to happen.
-PATIENCE = 20.0
+PATIENCE = 50.0
 
 
 class Ecs:
@@ -37,7 +37,7 @@ class Ecs:
             "region_name": emulator.region,
             "aws_access_key_id": "key",
             "aws_secret_access_key": "secret",
-            "config": Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=20),
+            "config": Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=50),
         }
         session = boto3.session.Session()
         self.ecs = session.client("ecs", **where)
@@ -56,7 +56,7 @@ class Ecs:
         container: Object = {
             "name": "main",
             "image": "any:1",
-            "stopTimeout": 5,
+            "stopTimeout": 100 if program == TRAPS else 5,
             "linuxParameters": {"initProcessEnabled": True},
             "logConfiguration": {"logDriver": "awslogs", "options": {**options, "mode": "blocking"}},
         }

@@ -61,7 +61,7 @@ class Served:
         request.add_header("Content-Type", "application/json")
         with urllib.request.urlopen(request, timeout=20) as response:
             assert response.status == 201
-        end = time.monotonic() + 20
+        end = time.monotonic() + 50
         while self.pods() != ["Running"]:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -90,8 +90,8 @@ def test_the_command_ends_with_its_containers(served: Served, number: signal.Sig
     pids = served.processes()
     assert pids
     served.process.send_signal(number)
-    assert served.process.wait(20) == (-number if number == signal.SIGKILL else 0)
-    end = time.monotonic() + 10
+    assert served.process.wait(50) == (-number if number == signal.SIGKILL else 0)
+    end = time.monotonic() + 50
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -130,7 +130,7 @@ def test_kubectl(served: Served, tmp_path: Path) -> None:
     served.create()
     assert "Running" in kubectl("get", "pods")
     assert "job.batch/work" in kubectl("get", "all")
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 50
     while (said := kubectl("logs", "job/work")) != "hello\n":
         assert time.monotonic() < limit, said
     assert "Created pod: work-" in kubectl("describe", "job", "work")
@@ -139,7 +139,7 @@ def test_kubectl(served: Served, tmp_path: Path) -> None:
     assert "Container started: main" in described
     assert "deleted" in kubectl("delete", "pod", "-l", "job-name=work", "--grace-period=2")
     assert served.processes() == []
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 50
     while "Failed" not in (jobs := kubectl("get", "jobs")):
         assert time.monotonic() < limit, jobs
     assert "deleted" in kubectl("delete", "job", "work")

@@ -264,7 +264,7 @@ def test_a_client_token_starts_one_task(account: Ecs, definition: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     assert len(answers) == 10
     (arn,) = set(answers)
     assert account.ecs.list_tasks(startedBy=request["startedBy"])["taskArns"] == [arn]

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Api:
             container["command"] = ["/bin/sh", "-c", program]
         pod = {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 5,
+            "terminationGracePeriodSeconds": 60 if program == TRAPS else 5,
             "containers": [container],
             **spec.pop("pod", {}),
         }
@@ -107,7 +108,7 @@ class Api:
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Wait for a condition."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 50
         while not condition():
             assert time.monotonic() < end, "it did not happen in time"
             time.sleep(0.01)
@@ -144,15 +145,13 @@ class Watch:
     def __init__(self, api: Api, query: str = "", path: str = PODS) -> None:
         self.events: list[Object] = []
         self.ended = threading.Event()
-        self._response = urllib.request.urlopen(f"{api.emulator.url}{path}?watch=1{query}", timeout=20)
+        self._response = urllib.request.urlopen(f"{api.emulator.url}{path}?watch=1{query}", timeout=120)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        try:
+        with suppress(http.client.HTTPException, OSError), self._response:
             for line in self._response:
                 self.events.append(json.loads(line))
-        except (http.client.HTTPException, ConnectionError):
-            pass
         self.ended.set()
 
     def types(self) -> list[str]:
@@ -166,7 +165,7 @@ def test_pid_1_and_the_shared_namespace(shared: Api) -> None:
     codes = {}
     for share in (False, True):
         name = shared.job("exec sleep 600", pod={"shareProcessNamespace": share}, finalizers=["test.dev/keep"])
-        shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=3")
+        shared.call("DELETE", f"{shared.path(name)}?gracePeriodSeconds=6")
         shared.until(partial(shared.over, name))
         assert not shared.processes(name)
         codes[share] = shared.state(name)["terminated"]["exitCode"]
@@ -385,7 +384,7 @@ def test_history_has_an_end(alone: Api) -> None:
         alone.call("POST", SECRETS, {"metadata": {"name": f"s{number}"}})
         alone.call("DELETE", f"{SECRETS}/s{number}")
     watch = Watch(alone, "&resourceVersion=1001", SECRETS)
-    assert watch.ended.wait(10)
+    assert watch.ended.wait(50)
     assert [(event["type"], event["object"]["code"]) for event in watch.events] == [("ERROR", 410)]
 
 
@@ -485,12 +484,12 @@ def test_watches_that_break(alone: Api) -> None:
     first = Watch(alone)
     alone.until(lambda: alone.emulator.faults.requests(verb="watch"))
     alone.emulator.faults.expire()
-    assert first.ended.wait(10)
+    assert first.ended.wait(50)
     assert first.events[-1]["object"]["code"] == 410
     second = Watch(alone)
     alone.until(lambda: len(alone.emulator.faults.requests(verb="watch")) == 2)
     alone.emulator.faults.cut_watches()
-    assert second.ended.wait(10)
+    assert second.ended.wait(50)
     assert second.events == []
 
 

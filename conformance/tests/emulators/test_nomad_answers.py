@@ -88,7 +88,7 @@ class Api:
         return id
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> float:
+def until(condition: Callable[[], Any], seconds: float = 50) -> float:
     """Wait for a condition and return the seconds that it took."""
     begin = time.monotonic()
     while not condition():
@@ -172,11 +172,12 @@ def test_follow_ends_with_the_client_alone(shared: Api, tmp_path: Path) -> None:
     flag.touch()
     id = shared.run(f"echo up; while [ -e {flag} ]; do sleep 0.05; done; printf last")
     path = f"/v1/client/fs/logs/{shared.alloc(id)['ID']}?task=main&type=stdout&follow=true&plain=true"
-    with urllib.request.urlopen(shared.emulator.url + path, timeout=4) as stream:
+    with urllib.request.urlopen(shared.emulator.url + path, timeout=50) as stream:
         flag.unlink()
         seen = b""
         while not seen.endswith(b"last"):
             seen += stream.read1(100)
+        stream.fp.raw._sock.settimeout(3)
         with pytest.raises(TimeoutError):
             stream.read1(1)
 
@@ -234,8 +235,9 @@ def test_hidden_job_is_absent_and_comes_back(alone: Api) -> None:
 
 def test_silent_stream_says_nothing(alone: Api) -> None:
     alone.emulator.faults.silence_streams()
-    with urllib.request.urlopen(f"{alone.emulator.url}/v1/event/stream?topic=Job", timeout=3) as stream:
+    with urllib.request.urlopen(f"{alone.emulator.url}/v1/event/stream?topic=Job", timeout=50) as stream:
         alone.run()
+        stream.fp.raw._sock.settimeout(3)
         with pytest.raises(TimeoutError):
             stream.readline()
 
@@ -253,7 +255,7 @@ def test_lost_node_and_a_second_copy(alone: Api) -> None:
 
 def test_unknown_allocation_is_running_again(alone: Api) -> None:
     block = {"LostAfter": 3600 * NANO, "Replace": False, "Reconcile": "keep_original"}
-    id = alone.run(group={"Disconnect": block})
+    id = alone.run(group={"Disconnect": block}, KillTimeout=30 * NANO)
     alone.emulator.node_away()
     until(lambda: alone.alloc(id)["ClientStatus"] == "unknown")
     alone.emulator.node_back()
@@ -320,4 +322,4 @@ def test_served_from_the_command_line() -> None:
             urllib.request.urlopen(f"{url}/v1/jobs", timeout=20)
         failed.value.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(50) == 0

@@ -33,7 +33,7 @@ SCALE = 0.25
 #: Seconds between two steps, at most.
 PAUSE = 0.6
 #: Seconds for the emulator to reach a state of the recording.
-PATIENCE = 20.0
+PATIENCE = 50.0
 #: Seconds that the emulator stays in a short state in which it is asked for something, as the real one was.
 BUSY = 2.0
 #: Deadlines are so many times as long: a busy machine has to be past the start by then.

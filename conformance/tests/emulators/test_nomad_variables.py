@@ -25,7 +25,7 @@ namespace "default" {
 TRAPS = "trap 'exit 42' TERM; while :; do sleep 0.05; done"
 
 
-def eventually(look: Callable[[], Any], within: float = 20.0) -> None:
+def eventually(look: Callable[[], Any], within: float = 50.0) -> None:
     until = time.monotonic() + within
     while not look():
         assert time.monotonic() < until, f"not within {within} s"

@@ -35,7 +35,7 @@ async def running(*argv: str, isolate: bool = True, **fields: object) -> AsyncIt
         await runner.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 50) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -45,7 +45,7 @@ async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -60,8 +60,7 @@ async def test_handler_and_exit_code(isolate: bool, shared: bool) -> None:
     async with running("sh", "-c", program, isolate=isolate, shared=shared) as container:
         await until(lambda: b"ready" in said(container))
         pids = container.processes()
-        assert pids
-        assert all(map(alive, pids))
+        assert alive(pids[0])  # its children come and go
         container.terminate()
         end = await container.wait()
         assert (end.code, end.oom) == (42, False)
@@ -167,7 +166,7 @@ def test_containers_die_with_the_emulator() -> None:
         assert pids
         assert all(map(alive, pids))
         process.send_signal(signal.SIGKILL)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 50
     while any(map(alive, pids)):
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -20,7 +20,7 @@ from agora_conformance.emulators.runner.logs import LINE_LIMIT, Line, Log
 #: Seconds for the launcher to say that the workload runs; a busy machine takes a while.
 START_LIMIT = 30.0
 #: Seconds to wait for the last output once every process is gone.
-DRAIN_LIMIT = 2.0
+DRAIN_LIMIT = 20.0
 
 
 class StartFailed(Exception):
