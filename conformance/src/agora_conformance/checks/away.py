@@ -172,11 +172,11 @@ async def gone_is_not_dead(arena: Arena) -> None:
     _forgetful(arena)
     stopping = await _running(arena, "stubborn", grace=LONG_GRACE)
     running = await arena.start_raw(arena.hooks(), "stubborn", grace=LONG_GRACE)
+    # Without eyes for processes: it ignores SIGTERM, and nothing may kill it before its grace is over.
+    until = anyio.current_time() + LONG_GRACE - 2
     result = await stopping.cancel(reason="before the record goes")
     require(result.delivered, "the stop was not delivered")
-    await stopping.says("term", within=3)
-    # Without eyes for processes: it ignores SIGTERM, and nothing may kill it before its grace is over.
-    until = anyio.current_time() + LONG_GRACE - 3
+    await stopping.says("term", within=LONG_GRACE - 4)
     looks = {stopping.id: 0, running.id: 0}
     async with Forgotten(arena, stopping), Forgotten(arena, running):
         while anyio.current_time() < until:

@@ -54,7 +54,7 @@ async def logs(arena: Arena) -> None:
 @check("CAP-03")
 async def logs_after_end(arena: Arena) -> None:
     """Read the output of a killed workload once it is over."""
-    grace = 2
+    grace = 4
     probe = await arena.start("stubborn", grace=grace)
     await probe.cancel()
     await probe.end(grace)
@@ -127,9 +127,10 @@ async def watch(arena: Arena) -> None:
             await eventually(lambda: has(sink.heard), lag + 1, "the end was not pushed")
         finally:
             sink.close()
-        with anyio.move_on_after(3):
+        limit = 3 + arena.overhead
+        with anyio.move_on_after(limit):
             await returned.wait()
-        require(returned.is_set(), "the watch did not return within 3 s after it was closed")
+        require(returned.is_set(), f"the watch did not return within {limit:g} s after it was closed")
 
 
 @check("CAP-05")

@@ -13,7 +13,7 @@ from agora_conformance.probe import BEAT
 from agora_conformance.registry import check
 from agora_conformance.timing import Bracket
 from agora_conformance.verdict import Inconclusive, require
-from agora_conformance.witness import Probe
+from agora_conformance.witness import ALIVE_WITHIN, Probe
 
 #: Seconds after which another process may take over: the lease of a dead sender is 15 s (contract 3).
 TAKEOVER = 30.0
@@ -95,7 +95,7 @@ async def mid_grace(arena: Arena) -> None:
     grace = 4
     probe = await arena.start("stubborn", grace=grace, beat=BEAT)
     await _killed(arena, id=probe.id, fault="stop:after")
-    await probe.says("term", within=2)
+    await probe.says("term", within=ALIVE_WITHIN)
     began = anyio.current_time()
     seen = (await probe.pulse()).terms[0]
     await Bracket(probe, seen, began).must_die(grace)

@@ -42,7 +42,7 @@ class KillsAtOnce(Mutant):
 
     def _stop(self, handle: Handle, grace: int, cause: Cause) -> StopReceipt:
         receipt = super()._stop(handle, grace, cause)
-        time.sleep(0.7)  # every run sees SIGTERM, and what cleans up for 0.3 s is done before
+        time.sleep(1.2)  # every run sees SIGTERM, and what cleans up for 0.3 s is done before, on a busy machine too
         self._kill(handle)
         return receipt
 
@@ -154,7 +154,7 @@ class SendsTwoSigterms(Mutant):
         receipt = super()._stop(handle, grace, cause)
         pid = self._look(handle).native.get("pid")
         if receipt.kind is ReceiptKind.SIGNALLED and isinstance(pid, int):
-            time.sleep(0.3)
+            time.sleep(0.5)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         return receipt
