@@ -34,6 +34,8 @@ EXIT_CODE = 143
 PROGRESS_SECONDS, HEARTBEAT_SECONDS = 1.0, 10.0
 #: How long the end of a program that was not cancelled may take to get its last events out and to let go, in seconds.
 FINISH_SECONDS = 5.0
+#: How long the end of the thread that waits for SIGTERM is waited for, where somebody had it blocked, in seconds.
+GUARD_SECONDS = 1.0
 
 
 class Cancelled(BaseException):
@@ -78,6 +80,7 @@ class BaseWorker(Telling, ABC):
         self._code = EXIT_CODE
         self._pid = 0
         self._previous: Any = None
+        self._guarding: threading.Thread | None = None
         self._inside = False
         self._heard = False
         self._callbacks: list[Callable[[], object]] = []
@@ -169,7 +172,9 @@ class BaseWorker(Telling, ABC):
         forks.ENTERED.append(self)
         try:
             self._look_around()
-            threading.Thread(target=self._guard, name="agora-worker", daemon=True).start()
+            guard = threading.Thread(target=self._guard, name="agora-worker", daemon=True)
+            guard.start()
+            self._guarding = guard
         except BaseException:
             self.forget()
             os.close(self._pipe)  # there is no guard to do it
@@ -219,6 +224,7 @@ class BaseWorker(Telling, ABC):
             while os.read(self._pipe, 64):
                 pass
             os.close(self._pipe)
+            stages.take_no_more_signals()
             return
         self._told.set()
         self._shorten()
@@ -313,13 +319,24 @@ class BaseWorker(Telling, ABC):
         """Give SIGTERM back to whom it belonged."""
         if self in forks.ENTERED:
             forks.ENTERED.remove(self)
-        signal.signal(signal.SIGTERM, self._previous if self._previous is not None else signal.SIG_DFL)
+        previous = self._previous if self._previous is not None else signal.SIG_DFL
         if self._blocked:
+            # To the end of the guard, which would take what nobody here is to hear, and die of it with all.
+            self._heard = True
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            self._dismiss_guard()
+            if self._guarding is not None and os.getpid() == self._pid:
+                self._guarding.join(GUARD_SECONDS)
+            signal.signal(signal.SIGTERM, previous)
+        else:
+            signal.signal(signal.SIGTERM, previous)
+            self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
         found = signal.set_wakeup_fd(-1)
         if found not in (self._pipe_write, -1):
             signal.set_wakeup_fd(found)
-        # The guard reads the end of the pipe and ends.
+        # It reads the end of the pipe and ends.
         os.close(self._pipe_write)
 
     def forget_in_fork(self) -> None:

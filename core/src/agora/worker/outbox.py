@@ -7,6 +7,8 @@ import threading
 import time
 from _queue import Empty, SimpleQueue
 
+from agora.worker.stages import take_no_more_signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -161,6 +163,7 @@ class Outbox:
             last = self._drain_inbox(item)
             self._send()
             if last:
+                take_no_more_signals()
                 return
             pause = self._next()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -81,6 +82,8 @@ class Run:
             self._outcome = f"failed: {type(error).__name__}"
         else:
             self._outcome = "done"
+        if threading.current_thread() is self._thread:
+            take_no_more_signals()
 
     def wait(self, seconds: float) -> str:
         """Wait for its end.
@@ -93,6 +96,11 @@ class Run:
         if self._thread.ident is not None:
             self._thread.join(max(seconds, 0))
         return self._outcome
+
+
+def take_no_more_signals() -> None:
+    """Be no thread that SIGTERM is given to, as the last thing that it does: it is there for a moment still."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def run(works: Sequence[Callable[[], object]], seconds: float, name: str) -> str:
