@@ -170,9 +170,10 @@ class BlockingClient:
             portal.close()
 
     def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self._portal is None:
+        portal = self._portal  # another thread may close the client at any moment
+        if portal is None:
             raise AgoraError("the client is not open: use it as `with BlockingClient() as client`")
-        return self._portal.call(work)
+        return portal.call(work)
 
     def _iterate(self, values: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> tuple[T] | None:

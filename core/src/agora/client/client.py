@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 from pydantic import ValidationError
 
+from agora import handover
 from agora.client.asking import Wanted, age_of, children_of, invalid, owner_of, spec_of, start_of, user_name
 from agora.client.combinators import Combinators
 from agora.client.handle import DispatchHandle
@@ -85,7 +85,7 @@ class AgoraClient(Combinators):
 
     async def __aenter__(self) -> Self:
         settings = self._settings or settings_or_problem()
-        store = await anyio.to_thread.run_sync(self._store, abandon_on_cancel=True)
+        store = await handover.made(self._store, Store.close)
         self._settings = settings
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
@@ -102,11 +102,13 @@ class AgoraClient(Combinators):
         with anyio.move_on_after(LEAVE_SECONDS, shield=True):
             await parts.sent()
         parts.tasks.cancel_scope.cancel()
-        with suppress(anyio.get_cancelled_exc_class()):
-            await parts.tasks.__aexit__(None, None, None)
-        with anyio.CancelScope(shield=True):
-            await parts.close()
-        self._parts = None
+        try:
+            with suppress(anyio.get_cancelled_exc_class()):
+                await parts.tasks.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await parts.close()
+            self._parts = None
         return None
 
     def _store(self) -> Store:

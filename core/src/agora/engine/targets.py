@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from pydantic import ValidationError
 
+from agora import handover
 from agora.config import Settings, TargetConfig, validate_target
 from agora.engine.extensions import Extensions
 from agora.errors import AgoraError, ConfigError, InvalidRequest, ProviderError, Unreachable
@@ -199,7 +200,7 @@ class Targets:
                 work = functools.partial(self._make, config)
                 try:
                     with anyio.fail_after(CREATE_SECONDS):
-                        self._made[key] = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+                        self._made[key] = await handover.made(work, _let_go)
                 except TimeoutError as error:
                     self._stuck[key] = anyio.current_time() + STUCK_SECONDS
                     raise ConfigError(
@@ -238,6 +239,11 @@ class Targets:
                     await target.call("close", seconds=2.0)
                 except AgoraError:
                     continue
+
+
+def _let_go(target: Target) -> None:
+    if target.implements("close"):
+        target.hooks.call("close")
 
 
 def stored(entry: Entry) -> TargetConfig:

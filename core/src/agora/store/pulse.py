@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 #: How often other processes' commits are looked for (a read of one integer), in seconds.
 LOOK_EVERY = 0.05
@@ -58,7 +58,7 @@ class Pulse:
     def beat(self) -> None:
         """Wake everybody who listens; called from the store's thread after a commit."""
         for ear in list(self._ears):
-            if not ear.loop.is_closed():
+            with suppress(RuntimeError):  # its event loop is closed, so nobody listens there
                 ear.loop.call_soon_threadsafe(ear.event.set)
 
     @asynccontextmanager
