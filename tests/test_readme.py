@@ -110,8 +110,8 @@ def workloads(installation: str) -> list[str]:
 
 
 def eventually(question: Callable[[], bool]) -> bool:
-    """Ask until it is true, for at most 30 s."""
-    until = time.monotonic() + 30
+    """Ask until it is true, for at most 60 s."""
+    until = time.monotonic() + 60
     while not question():
         if time.monotonic() > until:
             return False

@@ -162,7 +162,7 @@ def running(process: Path) -> bool:
     """Say whether the process is there and not just waiting for its exit code to be collected."""
     try:
         return (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -135,7 +135,7 @@ def test_marks_are_heartbeats_and_no_output(
                     await write(mark(number)[20:])
             assert entry.cause is not None
             assert entry.cause.policy == "output_silence"
-            assert entry.heard["abc"] >= number - 1
+            assert entry.heard["abc"] >= number - 2, "all but what was being read when the stop was recorded"
             assert entry.unheard.seconds < entry.silent.seconds
             waiting.cancel()
 

@@ -88,7 +88,7 @@ def test_a_dispatch_whose_caller_was_cancelled_is_looked_after_all_the_same(
             caller = asyncio.create_task(client.dispatch(command=("true",), id="d1"))
             async with client._opened.store.pulse.listen() as ear:
                 while [record.state for record in await client.list()] != [State.SUBMITTED]:
-                    assert await ear.wait(10)
+                    assert await ear.wait(30)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
@@ -108,10 +108,10 @@ def test_a_group_that_is_left_while_a_member_is_being_started_takes_it_along(
             joining = asyncio.create_task(client.join_all_settled([{"command": ["true"], "id": "d1"}]))
             async with client._opened.store.pulse.listen() as ear:
                 while [record.state for record in await client.list()] != [State.SUBMITTED]:
-                    assert await ear.wait(10)
+                    assert await ear.wait(30)
                 joining.cancel()
                 while (record := await client.get("d1", refresh=False)).state is not State.STOPPING:
-                    assert await ear.wait(10)
+                    assert await ear.wait(30)
             assert record.cause is not None
             assert record.cause.policy == "owner_gone"
             paper.RELEASE.set()
@@ -152,7 +152,7 @@ def test_a_request_is_recorded_before_the_target_that_never_comes_about(
             asking = asyncio.create_task(client.cancel("d1", reason="enough"))
             async with client._opened.store.pulse.listen() as ear:
                 while (record := await client.get("d1", refresh=False)).state is not State.STOPPING:
-                    assert await ear.wait(2.5), "below the time that making a target may take"
+                    assert await ear.wait(6), "below the time that making a target may take"
             assert record.cause is not None
             assert record.cause.reason == "enough"
             assert not asking.done()

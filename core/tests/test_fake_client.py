@@ -34,7 +34,7 @@ async def test_a_cancel_ends_it_with_its_cause_and_wakes_who_waits() -> None:
                 await handle.result()
             woken.append(raised.value.cause)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 await handle.cancel(reason="enough")

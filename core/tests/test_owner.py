@@ -105,7 +105,7 @@ async def test_the_operator_cancels_everything_and_an_owner_nothing_of_the_opera
         assert answer.error.message.startswith("it has no owner, and this client acts for ann")
         for handle in (anns, nobodys):
             assert (await operator.cancel(handle.id)).outcome is Outcome.STOPPING
-            assert (await operator.wait(handle.id, timeout=20)).state is State.CANCELLED
+            assert (await operator.wait(handle.id, timeout=30)).state is State.CANCELLED
 
 
 async def test_whoever_cancels_its_own_parent_takes_along_what_is_below_it() -> None:
@@ -116,7 +116,7 @@ async def test_whoever_cancels_its_own_parent_takes_along_what_is_below_it() -> 
         assert (await bob.cancel(parent.id)).outcome is Outcome.FORBIDDEN
         result = await ann.cancel(parent.id)
         assert [(one.id, one.outcome) for one in result.children] == [(child.id, Outcome.STOPPING)]
-        record = await bob.wait(child.id, timeout=20)
+        record = await bob.wait(child.id, timeout=30)
         assert record.cause is not None
         assert (record.state, record.owner, record.cause.policy) == (State.CANCELLED, "bob", "parent_cancelled")
 
@@ -124,7 +124,7 @@ async def test_whoever_cancels_its_own_parent_takes_along_what_is_below_it() -> 
 async def test_a_policy_is_never_forbidden() -> None:
     async with FakeClient(owner="ann") as ann, beside(ann, "bob") as bob:
         late = await ann.dispatch(command=["a"], timeout=1)
-        record = await bob.wait(late.id, timeout=20)  # who waits carries its deadline out
+        record = await bob.wait(late.id, timeout=30)  # who waits carries its deadline out
         assert record.cause is not None
         assert (record.state, record.cause.via, record.cause.policy) == (State.TIMED_OUT, Via.POLICY, "timeout")
 
@@ -143,7 +143,7 @@ async def test_it_is_written_down_told_and_listed() -> None:
         [requested, *_] = [event async for event in ann.events(second.id)]
         assert requested.data["owner"] == "bob"
         await bob.cancel(second.id)
-        await bob.wait(second.id, timeout=20)
+        await bob.wait(second.id, timeout=30)
         assert await operator.list(owner="bob", live=True) == []
         assert [record.id for record in await operator.list(owner="bob")] == [second.id]
         assert (await operator.get(second.id)).owner == "bob", "for good"
@@ -239,7 +239,7 @@ async def test_a_group_that_could_not_cancel_a_member_starts_nothing(verb: str, 
     async with FakeClient(owner="ann") as ann, beside(ann, "bob") as bob:
         foreign = await ann.dispatch(command=["a"])
         before = row_of(ann, foreign.id)
-        with anyio.fail_after(10), pytest.raises(Forbidden, match=rf"{foreign.id}.*belongs to ann.*acts for bob"):
+        with anyio.fail_after(30), pytest.raises(Forbidden, match=rf"{foreign.id}.*belongs to ann.*acts for bob"):
             await getattr(bob, verb)([{"command": ["b"]}, foreign], **with_it)
         assert len(await ann.list()) == 1
         assert row_of(ann, foreign.id) == before, "not even a claim on it was written"
@@ -259,9 +259,9 @@ async def test_waiting_for_others_is_free_and_leaving_ends_ones_own_alone() -> N
         foreign, failing = await ann.dispatch(command=["a"]), await bob.dispatch(command=["b"])
 
         await ann.finish(failing.id, exit_code=3)
-        with anyio.fail_after(20), pytest.raises(DispatchFailed):
+        with anyio.fail_after(30), pytest.raises(DispatchFailed):
             await bob.join_all([foreign, failing, {"command": ["c"]}], key="mine")
-        assert (await bob.wait("mine-2", timeout=20)).state is State.CANCELLED
+        assert (await bob.wait("mine-2", timeout=30)).state is State.CANCELLED
         assert (await ann.get(foreign.id)).state is State.RUNNING
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ann.finish, foreign.id)

@@ -42,7 +42,7 @@ async def ended(paper: Any, client: AgoraClient, id: str, **fields: Any) -> None
     """Dispatch something and see it end."""
     paper.ENDS[id] = EXITED
     await client.dispatch(command=("true",), id=id, **fields)
-    assert (await client.wait(id, timeout=10)).state is State.SUCCEEDED
+    assert (await client.wait(id, timeout=30)).state is State.SUCCEEDED
 
 
 async def until_removed(client: AgoraClient, home: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_submit_that_was_refused_may_have_left_some_and_one_that_was_never_sen
         async with AgoraClient(home, settings=paper_settings()) as client:
             paper.FAILS["dispatch"] = SubmitRefused("no such image", reason="image_missing")
             handle = await client.dispatch(command=("true",), id="d1", secrets=SECRETS)
-            assert (await handle.wait(timeout=10)).state is State.FAILED
+            assert (await handle.wait(timeout=30)).state is State.FAILED
             await until_removed(client, home)
             assert paper.CLEANED == ["d1"]
 

@@ -119,7 +119,7 @@ def test_cancels_in_the_instant_of_the_start_and_two_supervisors_start_each_once
             AgoraClient(home, settings=paper_settings()) as two,
             AgoraClient(home, settings=paper_settings()) as third,
         ):
-            start_at = datetime.now(UTC) + timedelta(seconds=2)
+            start_at = datetime.now(UTC) + timedelta(seconds=5)
             for id in (before, *raced, after):
                 handle = await one.dispatch(command=("true",), id=id, start_at=start_at)
                 assert handle.record.state is State.PENDING

@@ -132,7 +132,7 @@ def test_two_supervisors_and_five_readers_are_one_sender(world: World, eventuall
     supervisors = [world.start("-m", "agora", "supervise", "--until-idle") for _ in range(2)]
     world.at_once("read", "", 5)
     for supervisor in supervisors:
-        supervisor.communicate(timeout=30)
+        supervisor.communicate(timeout=90)
         assert supervisor.returncode == 0
     for id in ids:
         row = world.row(id)

@@ -49,7 +49,7 @@ def test_a_cancelled_timer_never_fires_and_the_one_beside_it_does(
     world: World, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world.directory)
-    start_at = datetime.now(UTC) + timedelta(seconds=2)
+    start_at = datetime.now(UTC) + timedelta(seconds=5)
     with BlockingClient(world.home) as client:
         timers = [
             client.dispatch(id=id, command=["sh", "-c", f"echo $$ >> {id}"], start_at=start_at)
@@ -78,7 +78,7 @@ def test_the_background_supervisor_starts_what_a_killed_process_asked_for(world:
 def test_a_supervisor_that_is_killed_before_the_time_is_replaced_by_the_next_command(
     world: World, eventually: Eventually
 ) -> None:
-    asked_and_killed(world, 2.0)
+    asked_and_killed(world, 6.0)  # before that the supervisor has to be there
     first = eventually(lambda: supervisor_of(world))
     os.kill(first, signal.SIGKILL)
     eventually(lambda: supervisor_of(world) is None)

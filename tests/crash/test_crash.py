@@ -286,11 +286,10 @@ def test_a_supervisor_killed_in_a_start_that_was_put_off_leaves_one_that_another
 
 def supervisor_of(world: World) -> int | None:
     """Return the pid of the living background supervisor."""
-    path = world.home / "supervisor.lock"
-    for pid in [int(path.read_text())] if path.exists() and path.read_text().strip() else []:
-        with suppress(OSError):
-            if b"agora.engine.background" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
+    with suppress(OSError, ValueError):  # the file may be about to be written, the process may have ended since
+        pid = int((world.home / "supervisor.lock").read_text())
+        if b"agora.engine.background" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
     return None
 
 

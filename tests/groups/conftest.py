@@ -52,7 +52,7 @@ async def gone(id: str) -> bool:
     return not carriers(id)
 
 
-async def until(question: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+async def until(question: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     """Ask until the answer is yes, for a bounded time."""
     with anyio.fail_after(seconds):
         for _ in range(int(seconds / 0.02)):

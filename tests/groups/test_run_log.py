@@ -37,12 +37,12 @@ async def cancelled_by_another(agora: AgoraClient, run: str) -> tuple[float, lis
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
-            cancelling = await anyio.open_process(command, stdout=subprocess.DEVNULL)
-            try:
-                await agora.join_all([second, first])
-            except DispatchCancelled as error:
-                resumed.append((time.time(), error))
-            assert await cancelling.wait() == 0
+            async with await anyio.open_process(command, stdout=subprocess.DEVNULL) as cancelling:
+                try:
+                    await agora.join_all([second, first])
+                except DispatchCancelled as error:
+                    resumed.append((time.time(), error))
+                assert await cancelling.wait() == 0
             await second.cancel(reason="without the other")
     [(at, told)] = resumed
     assert told.record.id == first.id
@@ -76,15 +76,16 @@ async def test_a_waiter_resumes_at_once_and_the_log_tells_what_happened_in_order
 async def test_the_command_line_follows_a_run_to_its_end() -> None:
     async with AgoraClient(actor="ann") as agora:
         handle = await agora.dispatch(**spec(sleeper()), run="nightly", name="import")
-        following = await anyio.open_process([sys.executable, "-m", "agora", "events", "--run", "nightly", "-f"])
-        assert following.stdout is not None
+        command = [sys.executable, "-m", "agora", "events", "--run", "nightly", "-f"]
         text = ""
-        with anyio.fail_after(60):
-            async for chunk in following.stdout:
-                text += chunk.decode()
-                if "started" in text and "cancel_requested" not in text:
-                    await handle.cancel(reason="wrong file")
-            assert await following.wait() == 0
+        async with await anyio.open_process(command) as following:
+            assert following.stdout is not None
+            with anyio.fail_after(60):
+                async for chunk in following.stdout:
+                    text += chunk.decode()
+                    if "started" in text and "cancel_requested" not in text:
+                        await handle.cancel(reason="wrong file")
+                assert await following.wait() == 0
         lines = text.splitlines()
         assert "import    1  requested" in lines[0]
         assert "terminated" in lines[-1]

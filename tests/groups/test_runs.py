@@ -58,7 +58,7 @@ async def test_a_program_catches_that_one_of_two_is_cancelled_and_goes_on(client
             advanced = time.time()
             asked = (await slow.get()).stopping_at
             assert asked is not None
-            assert advanced - asked.timestamp() < 5
+            assert advanced - asked.timestamp() < 12
             assert [(error.dispatch_id, error.reason) for error in caught] == [("nightly-slow", "too slow")]
             assert not alive(await slow.wait(confirmed=True, timeout=20))
             assert alive(await other.get()), "the other one goes on"

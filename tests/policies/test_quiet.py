@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ for number in range(10):
 async def test_silence_that_nobody_listened_to_cancels_nothing(home: Path, tmp_path: Path) -> None:
     go = tmp_path / "go"
     async with AgoraClient(supervisor=False) as first:
-        handle = await first.dispatch(command=python(WAITS, go), silence_timeout=3, grace=2)
-    # Twice the time passes in which nobody is there.
+        handle = await first.dispatch(command=python(WAITS, go), silence_timeout=5, grace=2)
+    # More than the time passes in which nobody is there.
     await anyio.sleep(6)
     async with AgoraClient(supervisor=False) as second, anyio.create_task_group() as tasks:
         records = []
@@ -174,7 +175,7 @@ async def free(home: Path) -> bool:
 
 async def silent_for(home: Path, id: str, seconds: float) -> float:
     """How long it was silent by the store, where that is long enough, else 0."""
-    with sqlite3.connect(f"file:{home}/agora.db?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{home}/agora.db?mode=ro", uri=True)) as connection:
         [[body]] = connection.execute(
             "SELECT json_extract(body, '$.silent.seconds') FROM dispatches WHERE id = ?", [id]
         )

@@ -30,7 +30,7 @@ print("LOADED", sorted(set({heavy!r}) & set(sys.modules)), code)
 def loaded(args: list[str], env: str = "", heavy: tuple[str, ...] = HEAVY) -> str:
     """Run a command line in a new interpreter; return which heavy modules it imported, and its exit code."""
     probe = PROBE.format(args=args, heavy=heavy, env=env)
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=50, check=False)
     assert "LOADED" in done.stdout, done.stderr
     return done.stdout.rsplit("LOADED ", 1)[1].strip()
 
@@ -82,6 +82,6 @@ def test_the_version_is_the_package_s() -> None:
     from importlib.metadata import version
 
     done = subprocess.run(
-        [sys.executable, "-m", "agora", "--version"], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "agora", "--version"], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.stdout == f"agora {version('agora-dispatch')}\n"

@@ -37,7 +37,7 @@ class Terminal:
 
     def read_until(self, words: str) -> str:
         """Read until the screen has shown `words`."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 50
         while words not in ESCAPES.sub("", self.text):
             assert time.monotonic() < until, self.text
             self._read(1.0)
@@ -45,7 +45,7 @@ class Terminal:
 
     def read_to_the_end(self, process: subprocess.Popen[bytes]) -> str:
         """Read until the command has ended."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 50
         while process.poll() is None:
             assert time.monotonic() < until, self.text
             self._read(0.1)
@@ -82,12 +82,11 @@ def stubborn(cli: Cli, eventually: Eventually, id: str, grace: int = 2) -> int:
     return int(Path(ready).stem)
 
 
-def test_run_shows_its_state_until_there_is_output_and_the_grace_after_a_ctrl_c(
-    terminal: Terminal,
-) -> None:
-    script = "trap '' TERM; sleep 1; echo OUTPUT; while :; do sleep 0.05; done"
-    process = terminal.start("run", "--id", "fg", "--grace", "3", "--", "sh", "-c", script)
+def test_run_shows_its_state_until_there_is_output_and_the_grace_after_a_ctrl_c(terminal: Terminal, cli: Cli) -> None:
+    script = "trap '' TERM; until [ -e go ]; do sleep 0.05; done; echo OUTPUT; while :; do sleep 0.05; done"
+    process = terminal.start("run", "--id", "fg", "--grace", "4", "--", "sh", "-c", script)
     terminal.read_until("fg  running")
+    (cli.directory / "go").touch()
     terminal.read_until("OUTPUT")
     process.send_signal(2)
     terminal.read_until("SIGINT: cancelling fg")
@@ -99,9 +98,9 @@ def test_run_shows_its_state_until_there_is_output_and_the_grace_after_a_ctrl_c(
 
 
 def test_cancel_with_wait_counts_the_grace_down(terminal: Terminal, cli: Cli, eventually: Eventually) -> None:
-    stubborn(cli, eventually, "slow", grace=3)
+    stubborn(cli, eventually, "slow", grace=5)
     process = terminal.start("cancel", "slow", "--wait")
-    terminal.read_until("of 3s grace left")
+    terminal.read_until("of 5s grace left")
     assert "slow cancelled (forced" in ESCAPES.sub("", terminal.read_to_the_end(process))
     assert process.returncode == 0
 

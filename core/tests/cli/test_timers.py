@@ -27,7 +27,7 @@ def test_a_delayed_dispatch_is_shown_with_its_time_and_cancelled_without_a_trace
 
 
 def test_run_waits_for_the_time_and_through_the_end(cli: Cli) -> None:
-    done = cli("run", "--no-supervisor", "--delay", "1", "--", "sh", "-c", "echo out; exit 3")
+    done = cli("run", "--no-supervisor", "--delay", "3", "--", "sh", "-c", "echo out; exit 3")
     assert (done.code, done.out) == (3, "out\n")
     assert ", starts in " in done.err
 

@@ -70,7 +70,8 @@ class Program:
     def ends(self, within: float = PATIENCE) -> int:
         """Wait for its end; return its exit code."""
         code = self.process.wait(within)
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive(), "something that it has started holds its output open"
         return code
 
     def errors(self) -> str:

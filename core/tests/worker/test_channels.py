@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ class _Speaker(socketserver.StreamRequestHandler):
                     heard = server.subscribed.get(topic, [])
                     for speaker in heard:
                         packed = b"".join(b"$%d\r\n%b\r\n" % (len(x), x) for x in (b"message", topic, message))
-                        speaker.wfile.write(b"*3\r\n" + packed)
+                        with suppress(OSError):  # one that went away, and whose thread has not seen it yet
+                            speaker.wfile.write(b"*3\r\n" + packed)
                     self.wfile.write(b":%d\r\n" % len(heard))
                 case _:
                     self.wfile.write(b"-ERR unknown command\r\n")
@@ -94,26 +96,37 @@ def real(tmp_path: Path, eventually: Eventually) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("not tested: a real Redis: there is no redis-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    processes: list[subprocess.Popen[bytes]] = []
 
-    def answers() -> bool:
+    def begun() -> str | None:
+        """Start one; return its address, or null where somebody else has taken its port meanwhile."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        eventually(lambda: processes[-1].poll() is not None or answers(port))
+        return f"redis://127.0.0.1:{port}" if answers(port) else None
+
+    def answers(port: int) -> bool:
+        """Whether this test's own server is at a port, and no other."""
         try:
             connection = Connection(Address(f"redis://127.0.0.1:{port}"), 1)
         except OSError:
             return False
-        connection.close()
-        return True
+        try:
+            return connection.command("CONFIG", "GET", "dir", seconds=5) == [b"dir", str(tmp_path).encode()]
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     try:
-        eventually(answers)
-        yield f"redis://127.0.0.1:{port}"
+        yield eventually(begun)
     finally:
-        process.terminate()
-        process.wait(50)
+        for process in processes:
+            process.terminate()
+            process.wait(50)
 
 
 @pytest.fixture(params=["memory", "spoken", "real"])
@@ -264,10 +277,11 @@ with BlockingWorker() as worker:
 """
 
 
-def test_a_stream_takes_events(program: Start, spoken: Spoken) -> None:
+def test_a_stream_takes_events(program: Start, spoken: Spoken, eventually: Eventually) -> None:
     url = f"redis://user:right@127.0.0.1:{spoken.server_address[1]}/2/agora:events"
     one = program(TELL, AGORA_WORKER_REDIS=url)
     one.says("ready")
+    eventually(lambda: spoken.streams)  # later it has the time of one stage, and what did not go there is output
     one.tell()
     assert one.ends() == 143, one.errors()
     kinds = [b"dispatch.progress" in event for event in spoken.streams[b"agora:events"]]

@@ -115,7 +115,7 @@ def test_a_program_that_did_not_get_done_is_not_acknowledged(home: Path, run: Ru
 
     async def work() -> None:
         async with AgoraClient(home, settings=LOCAL) as client:
-            handle = await client.dispatch(command=python(source), grace=2)
+            handle = await client.dispatch(command=python(source), grace=6)
             await has_said(client, handle.id, "ready")
             await handle.cancel()
             record = await handle.wait(timeout=50)
@@ -129,7 +129,10 @@ def test_progress_is_on_the_record_once_however_many_read_it(home: Path, run: Ru
         async with AgoraClient(home, settings=LOCAL) as client, AgoraClient(home, settings=LOCAL) as second:
             handle = await client.dispatch(command=python(WORKER), grace=10)
             await asyncio.gather(*(has_said(reader, handle.id, "ready") for reader in (client, client, second)))
-            await output(second, handle.id)
+            async with asyncio.timeout(30):  # it is told by a thread, and may come after what was printed later
+                while EventType.PROGRESS not in await events(client, handle.id):
+                    await output(second, handle.id)
+            await asyncio.gather(*(output(reader, handle.id) for reader in (client, client, second)))
             assert (await events(client, handle.id)).count(EventType.PROGRESS) == 1
             await handle.cancel()
             await handle.wait(timeout=50)
@@ -207,7 +210,7 @@ def test_the_example_goes_on_where_it_was_cancelled(home: Path, run: Run, tmp_pa
             record = await client.wait(first.id, timeout=50)
             assert (record.state, record.acknowledged) == (State.CANCELLED, True)
             saved = json.loads(checkpoint.read_text())["candidate"]
-            assert saved > 1000
+            assert saved >= 1000
             second = await client.dispatch(command=[*command, str(saved + 5)])
             assert (await second.wait(timeout=50)).state is State.SUCCEEDED
             assert json.loads(checkpoint.read_text())["candidate"] == saved + 5

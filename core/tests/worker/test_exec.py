@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
 class Running:
-    """A supervised command, and the pid of its supervisor outside of its namespace."""
+    """A supervised command."""
 
-    def __init__(self, process: subprocess.Popen[bytes], pid: int, output: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pid: Callable[[], int], output: Path) -> None:
         self.process = process
-        self.pid = pid
+        self._pid = pid
         self._output = output
+
+    @property
+    def pid(self) -> int:
+        """The pid of its supervisor outside of its namespace; only while it is there."""
+        return self._pid()
 
     @property
     def told(self) -> tuple[str, list[dict[str, Any]]]:
@@ -53,10 +59,13 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, eventually: Eventually) 
                 [*NAMESPACE, *command] if first else command, stdin=subprocess.DEVNULL, stdout=file,
                 env={**os.environ, "AGORA_DISPATCH_ID": "d1", "TMPDIR": str(tmp_path), **environment},
             )  # fmt: skip
-        running = Running(process, process.pid, output)
+
+        def supervisor() -> int:
+            found: list[int] = eventually(lambda: children_of(process.pid)) if first else [process.pid]
+            return found[0]
+
+        running = Running(process, supervisor, output)
         started.append(running)
-        if first:
-            running.pid = eventually(lambda: children_of(process.pid))[0]
         return running
 
     yield start
@@ -70,9 +79,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, eventually: Eventually) 
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the pids of the children of a process."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
+    """Return the pids of the children of a process; none of one that has ended."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def says(running: Running, word: str) -> Callable[[], bool]:
@@ -144,7 +154,7 @@ print("ready", flush=True)
 time.sleep(60)
 """,
         "--grace",
-        "6",
+        "10",
     )
     eventually(says(running, "ready"))
     eventually(says(running, "child"))
@@ -153,7 +163,7 @@ time.sleep(60)
     begun = time.monotonic()
     os.kill(running.pid, signal.SIGTERM)
     assert running.process.wait(50) == 137
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 10
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
     assert [event["data"]["clean"] for event in running.told[1]] == [False]
 

@@ -97,11 +97,11 @@ def test_a_control_plane_hands_in_what_workers_post_to_it(
         async with AgoraClient(home, settings=LOCAL) as client:
             handed = 0
             command = [sys.executable, "-c", textwrap.dedent(source)]
-            handle = await client.dispatch(command=command, env={"AGORA_WORKER_URL": url}, grace=10)
+            handle = await client.dispatch(command=command, env={"AGORA_WORKER_URL": url}, grace=30)
 
             async def hand_in(wanted: EventType) -> None:
                 nonlocal handed
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(40):
                     while wanted not in [event.type async for event in handle.events()]:
                         for body in bodies[handed:]:
                             handed += 1
@@ -110,11 +110,11 @@ def test_a_control_plane_hands_in_what_workers_post_to_it(
 
             await hand_in(EventType.PROGRESS)
             await handle.cancel(reason="enough")
-            record = await handle.wait(timeout=20)
+            record = await handle.wait(timeout=40)
             assert record.state is State.CANCELLED
             assert record.acknowledged is None, "its last word was not handed in yet"
             for body in bodies[handed:]:
                 await client.hear(body)
             assert (await handle.get()).acknowledged is True
 
-    run(work())
+    run(work(), 100)

@@ -10,12 +10,16 @@ import pytest
 from agora.worker.inbox import Inbox
 
 BLOCKING = """
-import time
+import threading, time
 from agora.worker import BlockingWorker
+over = threading.Event()
+def called():
+    print("called", flush=True)
+    over.set()
 with BlockingWorker() as worker:
-    worker.on_ask(lambda: print("called", flush=True))
+    worker.on_ask(called)
     print("ready", flush=True)
-    while not worker.asked:
+    while not worker.asked or not over.is_set():
         time.sleep(0.05)
     print("last item done", flush=True)
 print("goodbye", flush=True)
@@ -23,15 +27,17 @@ print("goodbye", flush=True)
 ASYNC = """
 import asyncio
 from agora.worker import Worker
+over = False
 async def called():
+    global over
     print("called", flush=True)
+    over = True
 async def main():
     async with Worker() as worker:
         worker.on_ask(called)
         print("ready", flush=True)
-        while not worker.asked:
+        while not worker.asked or not over:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)
         print("last item done", flush=True)
     print("goodbye", flush=True)
 asyncio.run(main())
@@ -64,7 +70,7 @@ def test_one_that_fails_after_it_was_asked_says_that_it_is_not_clean(
 
 
 def test_one_that_was_not_asked_says_nothing(program: Callable[..., Any], tmp_path: Path) -> None:
-    source = BLOCKING.replace("while not worker.asked", "for _ in range(3)")
+    source = BLOCKING.replace("while not worker.asked or not over.is_set()", "for _ in range(3)")
     one = program(source, AGORA_WORKER_INBOX=str(tmp_path / "inbox"))
     assert one.ends() == 0
     assert not one.told("dispatch.cancelled")
@@ -72,7 +78,7 @@ def test_one_that_was_not_asked_says_nothing(program: Callable[..., Any], tmp_pa
 
 def test_one_that_goes_on_though_it_was_asked_is_ended_by_sigterm(program: Callable[..., Any], tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
-    source = BLOCKING.replace("while not worker.asked", "while True")
+    source = BLOCKING.replace("while not worker.asked or not over.is_set()", "while True")
     one = program(source, AGORA_WORKER_INBOX=str(inbox))
     one.says("ready")
     inbox.write_text("ask=600\n")

@@ -68,10 +68,14 @@ def test_what_comes_too_often_becomes_one_with_the_latest_word(program: Start) -
     assert len({event["id"] for event in one.events}) == len(one.events)
 
 
-def test_a_control_plane_gets_cloudevents(program: Start, control_plane: Callable[..., Any]) -> None:
+def test_a_control_plane_gets_cloudevents(
+    program: Start, control_plane: Callable[..., Any], eventually: Eventually
+) -> None:
     plane = control_plane()
     one = program(TELL, AGORA_WORKER_URL=plane.url, AGORA_WORKER_TOKEN="t0ken", WAIT="1")
     one.says("ready")
+    # Later it has the time of one stage, and what did not go there is output.
+    eventually(lambda: {"dispatch.progress", "dispatch.heartbeat"} <= {event["type"] for event in plane.events})
     one.tell()
     assert one.ends() == 143, one.errors()
     assert {event["type"] for event in plane.events} == {
@@ -209,7 +213,7 @@ def test_much_that_nobody_took_is_in_the_spool_though_the_pipe_is_full(
         from agora.worker import BlockingWorker
         unread, written = os.pipe()
         os.dup2(written, 1)
-        with BlockingWorker(progress_every=0) as worker:
+        with BlockingWorker(progress_every=0, budgets={{"report": 3.0}}) as worker:
             os.set_blocking(1, False)
             try:
                 while True:

@@ -16,7 +16,7 @@ Eventually = Callable[[Callable[[], Any]], Any]
 
 #: Everything that a stage does can be seen from outside; `HANGS` says which of it does not come to an end.
 SOURCE = """
-import os, subprocess, sys, time
+import http.client, json, os, subprocess, sys, time  # two of them for the report, which has little time
 from agora.worker import BlockingWorker
 hangs = os.environ["HANGS"]
 def say(*words):
@@ -33,7 +33,7 @@ class Channel:
             hang()
         say("released", self.name)
 ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
-with BlockingWorker() as worker:
+with BlockingWorker(budgets={"report": 3.0}) as worker:
     worker.use(Channel("channel"))
     worker.use(Channel("other"))
     worker.on_cancel(hang if hangs == "callback" else lambda: say("called back"))
