@@ -410,6 +410,53 @@ def test_sigterm_that_was_blocked_is_heard_and_blocked_again_afterwards(program:
     assert len(one.told("dispatch.cancelled")) == 1
 
 
+ELSEWHERE = """
+import asyncio, signal, threading, time
+from agora.worker import BlockingWorker, Worker
+def elsewhere():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+async def main():
+    async with Worker() as worker:
+        threading.Thread(target=elsewhere).start()
+        await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "program_of_it",
+    [
+        ELSEWHERE + "with BlockingWorker():\n    threading.Thread(target=elsewhere).start()\n    time.sleep(60)\n",
+        ELSEWHERE + "asyncio.run(main())\n",
+    ],
+    ids=["blocking", "async"],
+)
+def test_sigterm_that_interrupts_no_wait_of_the_main_thread_reaches_it_all_the_same(
+    program: Start, program_of_it: str
+) -> None:
+    # As one does that comes at the last moment before the wait: the interpreter looks at signals before that, not in it.
+    one = program(program_of_it)
+    assert one.ends() == 143, one.errors()
+    (event,) = one.told("dispatch.cancelled")
+    assert event["data"]["clean"] is True, "the program was not told before its time was over"
+
+
+def test_no_thread_of_an_async_worker_hears_a_sigterm_that_is_blocked_again(program: Start) -> None:
+    one = program("""
+        import asyncio, os, signal
+        from agora.worker import Worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        async def main():
+            async with Worker() as worker:
+                worker.progress(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            print(signal.sigpending() == {signal.SIGTERM}, flush=True)
+        asyncio.run(main())
+    """)
+    assert one.ends() == 0, one.errors()
+    assert one.output == "True\n"
+
+
 def test_a_worker_that_cannot_begin_gives_sigterm_back(program: Start) -> None:
     one = program(
         """

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from agora.worker.base import EXIT_CODE, BaseWorker
+from agora.worker.stages import take_no_more_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Worker(BaseWorker):
             return  # a fork lets go of nothing: all that is its parent's
         if self._claim("finished"):
             try:
-                await asyncio.to_thread(self._finish, error)
+                await asyncio.to_thread(self._finish_apart, error)
             finally:
                 self.forget()
             return
@@ -63,6 +64,13 @@ class Worker(BaseWorker):
         await self._leave(None if cancelled else error)
         if cancelled:
             raise SystemExit(EXIT_CODE) from None
+
+    def _finish_apart(self, error: BaseException | None) -> None:
+        try:
+            self._finish(error)
+        finally:
+            if self._blocked:
+                take_no_more_signals()  # the event loop keeps this thread
 
     async def _leave(self, error: BaseException | None) -> None:
         self._leave_with(error)

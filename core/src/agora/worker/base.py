@@ -34,6 +34,8 @@ EXIT_CODE = 143
 PROGRESS_SECONDS, HEARTBEAT_SECONDS = 1.0, 10.0
 #: How long the end of a program that was not cancelled may take to get its last events out and to let go, in seconds.
 FINISH_SECONDS = 5.0
+#: The main thread is told of SIGTERM again where it has not seen it after so long, then twice as long, in seconds.
+NUDGE_SECONDS = 0.02
 #: How long the end of the thread that waits for SIGTERM is waited for, where somebody had it blocked, in seconds.
 GUARD_SECONDS = 1.0
 
@@ -160,6 +162,7 @@ class BaseWorker(Telling, ABC):
         if forks.ENTERED:
             raise WorkerError("another worker is entered already, and one alone can tell the end")
         self._pid = os.getpid()
+        self._main = threading.get_ident()
         self._pipe, self._pipe_write = os.pipe()
         os.set_blocking(self._pipe_write, False)
         self._previous = signal.signal(signal.SIGTERM, self._on_signal)
@@ -251,8 +254,15 @@ class BaseWorker(Telling, ABC):
         os._exit(self._code)
 
     def _await_leaving(self) -> None:
-        if not self._left.wait(self._budgets["program"]):
-            raise TimeoutError
+        until = time.monotonic() + self._budgets["program"]
+        pause = NUDGE_SECONDS
+        while not self._left.wait(max(min(pause, until - time.monotonic()), 0)):
+            if time.monotonic() >= until:
+                raise TimeoutError
+            if not self._heard:
+                # One that came as the main thread was about to wait, or to another thread, has ended no wait of it.
+                signal.pthread_kill(self._main, signal.SIGTERM)
+            pause = min(2 * pause, 1.0)
 
     def _listen(self) -> bytes:
         """Wait for signals, and meanwhile for somebody who asks it to end."""
