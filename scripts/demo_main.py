@@ -53,7 +53,7 @@ def processes_of(dispatch: str) -> list[int]:
     return found
 
 
-def until(what: str, check: object, seconds: float = 10.0) -> None:
+def until(what: str, check: object, seconds: float = 40.0) -> None:
     """Wait for something that has to become true."""
     limit = time.monotonic() + seconds
     while not check():  # type: ignore[operator]
@@ -121,7 +121,7 @@ def main() -> int:
             return 1
         say(f"All of it was so, in {time.monotonic() - began:.0f} s.")
         print("The state directory of this demo goes now; yours is what AGORA_HOME names, or the platform's own.")
-        until("the background supervisor to end", lambda: not supervised(Path(folder)), 15)
+        until("the background supervisor to end", lambda: not supervised(Path(folder)))
     return 0
 
 

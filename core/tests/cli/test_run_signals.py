@@ -107,6 +107,7 @@ def client(make_record: Callable[..., Record]) -> GivenClient:
 async def signalled(client: GivenClient, *numbers: signal.Signals) -> int:
     """Run in the foreground, send signals one after the other has been answered, let it end; return its code."""
     codes: list[int] = []
+    before = signal.getsignal(signal.SIGHUP)
 
     async def run() -> None:
         codes.append(
@@ -115,7 +116,7 @@ async def signalled(client: GivenClient, *numbers: signal.Signals) -> int:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await until(lambda: signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL)
+        await until(lambda: signal.getsignal(signal.SIGHUP) is not before)
         for count, number in enumerate(numbers, 1):
             os.kill(os.getpid(), number)
             await until(partial(client.has_accepted, min(count, 2)))
@@ -165,6 +166,7 @@ async def test_the_third_detaches(client: GivenClient, capsys: pytest.CaptureFix
 async def test_three_at_once_are_recorded_before_it_detaches(client: GivenClient) -> None:
     client.record_seconds = 0.2
     codes: list[int] = []
+    before = signal.getsignal(signal.SIGHUP)
 
     async def run() -> None:
         foreground = Foreground(cast(AgoraClient, client), Session(), quiet=False)
@@ -172,7 +174,7 @@ async def test_three_at_once_are_recorded_before_it_detaches(client: GivenClient
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await until(lambda: signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL and client.recorded)
+        await until(lambda: signal.getsignal(signal.SIGHUP) is not before and client.recorded)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             os.kill(os.getpid(), number)
         await until(lambda: codes)

@@ -434,7 +434,7 @@ async def main():
 def test_sigterm_that_interrupts_no_wait_of_the_main_thread_reaches_it_all_the_same(
     program: Start, program_of_it: str
 ) -> None:
-    # As one does that comes at the last moment before the wait: the interpreter looks at signals before that, not in it.
+    # As one does that comes at the last moment before the wait: the interpreter looks at signals before it alone.
     one = program(program_of_it)
     assert one.ends() == 143, one.errors()
     (event,) = one.told("dispatch.cancelled")
