@@ -47,6 +47,11 @@ def carriers(id: str) -> list[int]:
     return found
 
 
+async def there(id: str) -> bool:
+    """Whether a process carries a dispatch id."""
+    return bool(carriers(id))
+
+
 async def gone(id: str) -> bool:
     """Whether no process carries a dispatch id."""
     return not carriers(id)

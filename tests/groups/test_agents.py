@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from agora import AgoraClient, DispatchCancelled, EventType, Outcome, State
 
-from tests.groups.conftest import carriers, gone, until
+from tests.groups.conftest import gone, there, until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -35,7 +35,8 @@ def shell(script: str, where: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 async def test_agent_racing_tasks_with_cancellation(agora: AgoraClient, where: dict[str, Any]) -> None:
     losers = [await agora.dispatch(**shell("sleep 600", where)) for _ in range(2)]
-    assert all(carriers(loser.id) for loser in losers), "what runs is seen from outside"
+    for loser in losers:
+        await until(partial(there, loser.id))
     raced = await agora.race([losers[0], shell("sleep 1", where), losers[1]])
     assert raced.winner.state is State.SUCCEEDED
     assert raced.cancelled == tuple(loser.id for loser in losers)
@@ -48,7 +49,7 @@ async def test_agent_cancel_and_replace(agora: AgoraClient, where: dict[str, Any
     slow = await agora.dispatch(command=SLOW, grace=2, **where)
     with pytest.raises(TimeoutError):
         await slow.result(timeout=0.5)
-    assert carriers(slow.id)
+    await until(partial(there, slow.id))
     await slow.cancel(reason="replaced")
     stopped = await slow.wait(confirmed=True, timeout=60)
     await until(partial(gone, slow.id))
