@@ -7,6 +7,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -338,6 +339,28 @@ def test_a_stop_hears_what_it_causes_and_asks_for_nothing_of_it(
     assert (receipt.kind, requests) == (ReceiptKind.SIGNALLED, ["stop"])
     assert (receipt.observation is None) == (command is STUBBORN)
     assert [event.signal for event in docker.story(handle).events if event.action == "kill"] == [15]
+
+
+def test_an_end_that_was_heard_is_not_waited_for_again(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine tells of an end some time before it answers the stop."""
+    handle = docker.started(*GRACEFUL)
+    answered = threading.Event()
+    send = Engine.request
+
+    def slow(self: Engine, method: str, path: str, **arguments: Any) -> Any:
+        answer = send(self, method, path, **arguments)
+        assert not path.endswith("/stop") or answered.wait(60)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "_LEAVE", 20.0)
+        patch.setattr(Engine, "request", slow)
+        receipt = docker.stop(handle, 20)
+        assert not processes(handle.id)
+    answered.set()
+    assert receipt.observation is not None
+    assert (receipt.observation.phase, receipt.observation.exit_code) == (Phase.ENDED, 9)
+    assert (receipt.observation.forced, receipt.observation.evidence) == (False, "proven")
 
 
 def test_a_stop_that_nobody_can_listen_to_is_sent_and_proven_all_the_same(

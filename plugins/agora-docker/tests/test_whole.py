@@ -145,4 +145,4 @@ def test_two_hundred_containers_are_cancelled_together(docker: Docker) -> None:
         assert {record.exit_code for record in records} <= {9, 143}
 
     anyio.run(scenario)
-    assert [found["State"] for found in docker.containers()] == ["exited"] * count
+    eventually(lambda: [found["State"] for found in docker.containers()] == ["exited"] * count)

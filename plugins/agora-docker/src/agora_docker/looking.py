@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -223,12 +223,19 @@ class Looker:
         with Reader(answer, _up_to_the_end) as reader:
             yield reader
 
-    def heard(self, container: str, reader: Reader[dict[str, Any]] | None, seconds: float = 0) -> Story:
+    def heard(
+        self,
+        container: str,
+        reader: Reader[dict[str, Any]] | None,
+        seconds: float = 0,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Story:
         """Return what happened to a container, with all that was heard by now.
 
         Parameters:
             reader: what listens.
             seconds: to wait for its end.
+            enough: whether to wait no longer, asked whenever the reader is woken.
         """
         give_up = time.monotonic() + seconds
         with contextlib.suppress(ProviderError):  # who has to know asks, and is told of the failure
@@ -236,26 +243,38 @@ class Looker:
                 event = reader.next(max(0.0, give_up - time.monotonic()))
                 if event is not None:
                     self.stories.add(container, Happened.parse(event))
-                elif time.monotonic() >= give_up:
+                elif time.monotonic() >= give_up or enough():
                     break
         return self.stories.of(container)
 
-    def end(self, container: str, reader: Reader[dict[str, Any]] | None, at: int) -> Observation | None:
-        """Return the end of a container whose stop was answered, None where it has not ended.
+    def told_end(self, container: str, story: Story, at: int) -> Observation | None:
+        """Return the end of a container that is being stopped, None where it was not heard.
 
         Whoever heard everything from its start to its end knows all that an inspect would say.
 
         Parameters:
-            reader: what listened meanwhile.
+            story: what was heard of it.
             at: when the stop was sent, in nanoseconds by the engine's clock.
         """
-        story = self.heard(container, reader, _LATE).last
-        died, started = story.died, self._started.get(container)
-        if reader is not None and story.first("start") and died is not None and died.at >= at:
-            oom = story.first("oom") is not None
-            reason = "oom_killed" if oom and died.exit_code != 0 else None
-            seen = _told(container, story, died)
-            return seen.model_copy(update={"oom": oom, "reason": reason, "started_at": started})
+        last = story.last
+        died = last.died
+        if died is None or died.at < at or not last.first("start"):
+            return None
+        oom = last.first("oom") is not None
+        reason = "oom_killed" if oom and died.exit_code != 0 else None
+        seen = _told(container, last, died)
+        return seen.model_copy(update={"oom": oom, "reason": reason, "started_at": self._started.get(container)})
+
+    def end(self, container: str, reader: Reader[dict[str, Any]] | None, at: int) -> Observation | None:
+        """Return the end of a container whose stop was answered, None where it has not ended.
+
+        Parameters:
+            reader: what listened meanwhile.
+            at: as for `told_end`.
+        """
+        heard = self.heard(container, reader, _LATE)
+        if reader is not None and (told := self.told_end(container, heard, at)) is not None:
+            return told
         found = self.inspect(container)
         seen = Observation(phase=Phase.ABSENT) if found is None else self.seen(found)
         return seen if seen.phase is Phase.ENDED else None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 from agora.errors import ProviderError, Unreachable
 from agora.model.observation import SECOND_COPY, Handle, Observation, Phase, ReceiptKind, StopReceipt
+from requests import Response
 
 from agora_docker import marks
 from agora_docker.engine import Engine, EngineError, NoAnswer
@@ -15,6 +19,7 @@ from agora_docker.looking import Looker
 from agora_docker.notes import Notes, SentStop, StopNote
 from agora_docker.starting import Starter
 from agora_docker.story import KILL, TERM
+from agora_docker.streams import Reader
 
 #: Seconds that the engine gets to answer a stop, which it does at the end of the container; then the call is left.
 _LEAVE = 0.25
@@ -171,10 +176,17 @@ class Stopper:
             # A new connection would be left before ssh had passed the stop on.
             self._engine.request("GET", "/_ping")
         leave = _LEAVE if self._engine.connects_at_once else _LEAVE_SSH
+        path = f"/containers/{container}/stop"
+        ask = partial(self._engine.request, "POST", path, params={"t": grace}, seconds=leave, accept=(304, 404))
         with self._looker.listening(container) as reader:
+            call = _begun(ask, reader)
+            if reader is not None:
+                # The engine tells of the end first, and answers once it has cleaned up behind it.
+                heard = self._looker.heard(container, reader, leave, call.done)
+                if (seen := self._looker.told_end(container, heard, at)) is not None:
+                    return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=seen)
             try:
-                path = f"/containers/{container}/stop"
-                response = self._engine.request("POST", path, params={"t": grace}, seconds=leave, accept=(304, 404))
+                response = call.result()
             except NoAnswer:
                 if self._looker.heard(container, reader).signals(TERM, KILL, since=at):
                     return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace)
@@ -223,3 +235,19 @@ class Stopper:
         if seen.reason == SECOND_COPY:
             return self.kill(handle)
         return self._never(handle, str(found["Id"])) if seen.phase is Phase.PENDING else None
+
+
+def _begun(ask: Callable[[], Response], reader: Reader[dict[str, Any]] | None) -> Future[Response]:
+    """Ask, beside us where somebody reads meanwhile, who is woken by the answer."""
+    if reader is None:
+        call: Future[Response] = Future()
+        try:
+            call.set_result(ask())
+        except ProviderError as error:
+            call.set_exception(error)
+        return call
+    threads = ThreadPoolExecutor(1, thread_name_prefix="agora-docker-stop")
+    call = threads.submit(ask)
+    threads.shutdown(wait=False)
+    call.add_done_callback(lambda _: reader.wake())
+    return call

@@ -94,11 +94,16 @@ class Reader(Generic[T]):
         return True
 
     def next(self, seconds: float) -> T | None:
-        """Return the next item, or None where none came for so long or the stream is over."""
+        """Return the next item, or None where none came for so long, the stream is over, or somebody wakes us."""
         try:
             return self._items.get_nowait() if self._ended.is_set() else self._items.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def wake(self) -> None:
+        """Let whoever waits for an item look around."""
+        with contextlib.suppress(queue.Full):  # then nobody waits
+            self._items.put_nowait(None)
 
     def _read(self) -> None:
         try:
@@ -112,8 +117,7 @@ class Reader(Generic[T]):
         finally:
             self._ended.set()
             self._begun.set()
-            with contextlib.suppress(queue.Full):  # then nobody waits
-                self._items.put_nowait(None)
+            self.wake()
 
     def _take(self, response: requests.Response) -> None:
         try:
