@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,6 +60,23 @@ def test_the_background_supervisor_needs_nothing_of_its_callers_directory_and_co
     spawn()
     eventually(lambda: run(store.read("d1")).state is State.FAILED)
     assert (home / "supervisor.log").read_text() == ""
+
+
+def test_a_database_that_another_one_replaced_is_looked_after(
+    home: Path, make_entry: Make, run: Run, eventually: Any, spawn: Callable[[], int]
+) -> None:
+    with closing(Store(home)) as first:
+        run(first.create(make_entry("d0", start_at=datetime.now(UTC) + timedelta(days=1))))
+        run(first.create(forsaken("d1", make_entry)))
+        pid = spawn()
+        eventually(lambda: run(first.read("d1")).state is State.FAILED)
+    for path in home.glob("agora.db*"):
+        path.unlink()
+    with closing(Store(home)) as second:
+        run(second.create(forsaken("d2", make_entry)))
+        assert background.running(home), "so whoever dispatches now starts none"
+        eventually(lambda: run(second.read("d2")).state is State.FAILED)
+        eventually(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
 
 
 def test_one_damaged_record_keeps_no_other_dispatch_from_being_looked_after(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: It stays for so long after the last dispatch has ended, in seconds.
 LINGER = 2.0
-#: A state directory that was removed is noticed within this time, in seconds.
+#: A state directory or database that was removed or replaced is noticed within this time, in seconds.
 GONE_EVERY = 2.0
 #: A client that waits writes an end down itself; the supervisor comes after, in seconds.
 DEFER = 0.3
@@ -117,21 +117,27 @@ def main() -> None:
 
 
 async def _serve_while_there(home: Path, settings: Settings) -> None:
-    """Serve; end where the state directory goes away, since there is nothing left to keep true."""
+    """Serve; end where the store goes away, since there is nothing left to keep true, and serve one in its place.
+
+    An open database that was removed goes on working for whoever has it open, and for nobody else.
+    """
     import anyio
 
+    from agora.store.home import DATABASE
+
     async def watch() -> None:
-        path = anyio.Path(home)
-        here = await path.stat()
+        paths = (anyio.Path(home), anyio.Path(home) / DATABASE)
+        here = [await path.stat() for path in paths]
         while True:
             await anyio.sleep(GONE_EVERY)
             try:
-                gone = not os.path.samestat(here, await path.stat())
+                there = [await path.stat() for path in paths]
             except FileNotFoundError:
-                gone = True
-            if gone:
-                logger.error("the state directory %s is gone; its supervisor ends", home)
+                logger.error("the store in %s is gone; its supervisor ends", home)
                 os._exit(1)
+            if not all(map(os.path.samestat, here, there)):
+                logger.warning("the store in %s was replaced; its supervisor begins anew", home)
+                os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)

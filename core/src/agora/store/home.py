@@ -10,6 +10,8 @@ from pathlib import Path
 
 from agora.errors import StoreError
 
+#: The journal's file in it.
+DATABASE = "agora.db"
 RESERVE_BYTES = 4 * 1024 * 1024
 _INSTALLATION = re.compile(r"[a-z0-9][a-z0-9-]{2,39}")
 

@@ -58,7 +58,7 @@ class Store:
     def __init__(self, home: Path, *, clock: Callable[[], datetime] | None = None) -> None:
         self.home = home
         self._clock = clock or partial(datetime.now, UTC)
-        self.path = home / "agora.db"
+        self.path = home / state_directory.DATABASE
         state_directory.prepare(home)
         self.installation = state_directory.installation(home)
         self.pulse = Pulse(self._data_version)
