@@ -1,8 +1,9 @@
 """What a provider package exports: one `ProviderInfo`, whose import loads no SDK."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agora.model.base import Model
 from agora.model.capabilities import Capabilities, Limits
@@ -39,6 +40,9 @@ class ProviderInfo:
         capabilities: what it can do.
         limits: its numbers.
         create: `create(target_name, config, installation)` returns the plugin; imports the SDK at first use.
+        surroundings: `surroundings(target_name, config)` returns the keys of the target's table that a configuration
+            leaves to the process (its variables, its user's settings), with what they are here. They are stored with
+            a dispatch, so that every process finds the same backend; no secrets.
     """
 
     name: str
@@ -48,3 +52,4 @@ class ProviderInfo:
     options_model: type[Model] = NoConfig
     capabilities: Capabilities = field(default_factory=Capabilities)
     limits: Limits = field(default_factory=Limits)
+    surroundings: Callable[[str, Model], Mapping[str, Any]] | None = None

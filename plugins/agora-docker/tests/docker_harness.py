@@ -162,7 +162,7 @@ class CommandLine:
         self.home = docker.directory / "home"
         self.config = docker.directory / "agora.toml"
         self.configure()
-        self._environment = {**os.environ, "AGORA_HOME": str(self.home), "AGORA_CONFIG": str(self.config)}
+        self.environment = {**os.environ, "AGORA_HOME": str(self.home), "AGORA_CONFIG": str(self.config)}
 
     def configure(self, **settings: str | float) -> None:
         """Set the target's configuration."""
@@ -174,7 +174,7 @@ class CommandLine:
         """Run it in a process of its own."""
         done = subprocess.run(
             [sys.executable, "-m", "agora", *arguments],
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=50,

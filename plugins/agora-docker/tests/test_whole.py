@@ -35,6 +35,30 @@ def test_a_client_that_leaves_at_once_still_gets_its_timeout(docker: Docker, ago
     assert (record["forced"], record["confirmed"], record["cause"]["policy"]) == (True, True, "timeout")
 
 
+def test_a_supervisor_that_was_started_in_other_surroundings_keeps_the_deadline(
+    docker: Docker, agora: CommandLine
+) -> None:
+    agora.environment["DOCKER_HOST"] = f"unix://{docker.directory}/nowhere.sock"
+    agora.configure(host=f"unix://{engine_socket()}")
+    first = agora.dispatch("--", *SLEEP)
+    agora.environment["DOCKER_HOST"] = f"unix://{engine_socket()}"
+    agora.configure()
+    id = agora.dispatch("--timeout", "2", "--grace", "2", "--", *STUBBORN)
+    assert processes(id)
+    eventually(lambda: not processes(id))
+    assert processes(first), "the supervisor was there all the time"
+
+
+def test_a_cancel_from_other_surroundings_reaches_the_engine_of_the_dispatch(
+    docker: Docker, agora: CommandLine
+) -> None:
+    agora.environment["DOCKER_HOST"] = f"unix://{engine_socket()}"
+    id = agora.dispatch("--", *SLEEP)
+    agora.environment["DOCKER_HOST"] = f"unix://{docker.directory}/nowhere.sock"
+    assert agora.run("cancel", id, "--wait").returncode == 0
+    assert not processes(id)
+
+
 def test_a_shortened_grace_is_carried_out_with_nobody_waiting(docker: Docker, agora: CommandLine) -> None:
     id = agora.dispatch("--grace", "60", "--", *STUBBORN)
     assert agora.run("cancel", id).returncode == 0

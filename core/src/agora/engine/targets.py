@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -200,12 +201,15 @@ class Targets:
                 work = functools.partial(self._make, config)
                 try:
                     with anyio.fail_after(CREATE_SECONDS):
-                        self._made[key] = await handover.made(work, _let_go)
+                        made = await handover.made(work, _let_go)
                 except TimeoutError as error:
                     self._stuck[key] = anyio.current_time() + STUCK_SECONDS
                     raise ConfigError(
                         f"target {config.name!r} could not be made within {CREATE_SECONDS:g} s"
                     ) from error
+                self._made[key] = made
+                # What is dispatched there is found again by what it remembers of it.
+                self._made.setdefault(key_of(made.config), made)
             return self._made[key]
 
     def _make(self, config: TargetConfig) -> Target:
@@ -213,6 +217,8 @@ class Targets:
         model = validate_target(config, info.config_model)
         try:
             plugin = info.create(config.name, model, self._installation)
+            if info.surroundings is not None:
+                config = replace(config, table={**config.table, **info.surroundings(config.name, model)})
         except AgoraError:
             raise
         except Exception as error:
@@ -233,7 +239,7 @@ class Targets:
 
     async def close(self) -> None:
         """Let every plugin go, each for at most 2 s."""
-        for target in self._made.values():
+        for target in dict.fromkeys(self._made.values()):
             if target.implements("close"):
                 try:
                     await target.call("close", seconds=2.0)

@@ -1,5 +1,8 @@
 """Agora provider for Docker Engine: a container per dispatch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from agora.model.base import Model
 from agora.model.capabilities import FULL, Capabilities, Limits, cannot
 from agora.provider import Installation, ProviderInfo
@@ -17,11 +20,20 @@ def _create(target_name: str, config: Model, installation: Installation) -> obje
     return DockerProvider(target_name, config, installation)
 
 
+def _surroundings(target_name: str, config: Model) -> Mapping[str, Any]:
+    from agora_docker.endpoint import surroundings
+
+    if not isinstance(config, DockerConfig):
+        raise TypeError(f"DockerConfig expected, not {type(config).__name__}")
+    return surroundings(target_name, config)
+
+
 PROVIDER = ProviderInfo(
     name="docker",
     config_model=DockerConfig,
     options_model=DockerOptions,
     create=_create,
+    surroundings=_surroundings,
     capabilities=Capabilities(
         grace_per_stop=FULL,
         shorten=FULL,

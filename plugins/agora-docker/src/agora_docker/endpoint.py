@@ -56,6 +56,27 @@ def resolve(target_name: str, config: DockerConfig) -> Endpoint:
     return found
 
 
+def surroundings(target_name: str, config: DockerConfig) -> dict[str, str]:
+    """Return the settings that lead every process to the engine that this one is led to by its surroundings.
+
+    None where these turn off the check of a certificate, which no setting does.
+
+    Raises:
+        ConfigError: as for `resolve`.
+    """
+    if config.host is not None or config.context is not None:
+        return {}
+    found = resolve(target_name, config)
+    if found.tls is None:
+        return {"host": found.url}
+    if not found.tls.verify:
+        return {}
+    files = {"tls_ca": found.tls.ca_cert}
+    if found.tls.cert is not None:
+        files["tls_cert"], files["tls_key"] = found.tls.cert
+    return {"host": found.url, **{key: str(Path(file).absolute()) for key, file in files.items() if file}}
+
+
 def _check(endpoint: Endpoint) -> None:
     """Refuse an address that can lead nowhere; one without a scheme is for the SDK to read."""
     scheme, colon, _ = endpoint.url.partition("://")
