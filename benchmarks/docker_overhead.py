@@ -1,8 +1,9 @@
 """Agora's overhead on a Docker Engine against the bare SDK, in the same run, interleaved.
 
-    .venv/bin/python benchmarks/docker_overhead.py --rounds 20
+    .venv/bin/python benchmarks/docker_overhead.py --rounds 60
 
-Prints medians in seconds with their quartiles, and the requests that watching costs.
+Prints medians in seconds with their quartiles, the medians of each round's ratio, which what else the machine does
+disturbs least, and the requests that watching costs.
 
 Dispatch is compared to its running: create, start, inspect. Cancel is compared to its confirmed end in two ways:
 `cancel_sdk` is the least that tells how it ended, a stop with grace, which the engine answers at the end, and one
@@ -85,13 +86,17 @@ async def measure(rounds: int, watched: int) -> dict[str, float]:
             await agora(client, image)
             bare(api, image)
             ours, theirs = [], []
-            for _ in range(rounds):
+            for number in range(rounds):
+                if number % 2:
+                    theirs.append(await asyncio.to_thread(bare, api, image))
                 ours.append(await agora(client, image))
-                theirs.append(await asyncio.to_thread(bare, api, image))
+                if not number % 2:
+                    theirs.append(await asyncio.to_thread(bare, api, image))
             for name, number, other in (("dispatch", 0, 0), ("cancel", 1, 1), ("proven", 1, 2)):
                 own = _spread(f"{name}_agora", [one[number] for one in ours])
                 sdk = _spread(f"{name}_sdk", [one[other] for one in theirs])
-                results |= own | sdk | {f"{name}_ratio": own[f"{name}_agora"] / sdk[f"{name}_sdk"]}
+                ratios = [mine[number] / bares[other] for mine, bares in zip(ours, theirs, strict=True)]
+                results |= own | sdk | {f"{name}_ratio": statistics.median(ratios)}
             if watched:
                 results |= await watching(client, proxy, image, watched)
             ids = [record.id for record in await client.list()]
@@ -132,7 +137,7 @@ async def watching(client: AgoraClient, proxy: Proxy, image: str, count: int) ->
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--watched", type=int, default=0, help="containers to watch, 500 for the whole picture")
     options = parser.parse_args()
     for name, value in asyncio.run(measure(options.rounds, options.watched)).items():

@@ -201,14 +201,16 @@ class Engine:
             seconds: to wait for the answer to begin.
         """
         client = self._borrow()
+        kept = False
         try:
-            # A client closes only the connections that nobody reads from.
+            # The connection ends with the answer: the next call of the same client takes a new one.
             with self._send(client, method, path, (params, None, None, headers), seconds, True) as response:
+                kept = True
                 if response.status_code >= 400:
                     raise self._refused(response)
                 yield response
         finally:
-            self._give_back(client, False)
+            self._give_back(client, kept)
 
     def auth_header(self, image: str) -> Mapping[str, str]:
         """Return the header with the user's credentials for the registry of an image, empty without any."""
@@ -220,7 +222,7 @@ class Engine:
             raise ProviderError(f"the credentials for {image}: {error}", sent=False, retryable=False) from error
         finally:
             self._give_back(client, True)
-        return {"X-Registry-Auth": _text(header)} if header else {}
+        return {"X-Registry-Auth": header.decode()} if header else {}
 
     def close(self) -> None:
         """Close the connections that nobody uses now, and the others as soon as they are not used any more."""
@@ -394,7 +396,3 @@ def _date(answer: requests.Response) -> float | None:
         return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
     except ValueError:
         return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

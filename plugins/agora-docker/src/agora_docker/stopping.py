@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from agora.errors import ProviderError, Unreachable
 from agora.model.observation import SECOND_COPY, Handle, Observation, Phase, ReceiptKind, StopReceipt
@@ -19,7 +18,6 @@ from agora_docker.looking import Looker
 from agora_docker.notes import Notes, SentStop, StopNote
 from agora_docker.starting import Starter
 from agora_docker.story import KILL, TERM
-from agora_docker.streams import Reader
 
 #: Seconds that the engine gets to answer a stop, which it does at the end of the container; then the call is left.
 _LEAVE = 0.25
@@ -178,9 +176,10 @@ class Stopper:
         leave = _LEAVE if self._engine.connects_at_once else _LEAVE_SSH
         path = f"/containers/{container}/stop"
         ask = partial(self._engine.request, "POST", path, params={"t": grace}, seconds=leave, accept=(304, 404))
+        call = _begun(ask)
         with self._looker.listening(container) as reader:
-            call = _begun(ask, reader)
             if reader is not None:
+                call.add_done_callback(lambda _: reader.wake())
                 # The engine tells of the end first, and answers once it has cleaned up behind it.
                 heard = self._looker.heard(container, reader, leave, call.done)
                 if (seen := self._looker.told_end(container, heard, at)) is not None:
@@ -237,17 +236,8 @@ class Stopper:
         return self._never(handle, str(found["Id"])) if seen.phase is Phase.PENDING else None
 
 
-def _begun(ask: Callable[[], Response], reader: Reader[dict[str, Any]] | None) -> Future[Response]:
-    """Ask, beside us where somebody reads meanwhile, who is woken by the answer."""
-    if reader is None:
-        call: Future[Response] = Future()
-        try:
-            call.set_result(ask())
-        except ProviderError as error:
-            call.set_exception(error)
-        return call
+def _begun(ask: Callable[[], Response]) -> Future[Response]:
     threads = ThreadPoolExecutor(1, thread_name_prefix="agora-docker-stop")
     call = threads.submit(ask)
     threads.shutdown(wait=False)
-    call.add_done_callback(lambda _: reader.wake())
     return call
