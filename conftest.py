@@ -1,6 +1,7 @@
 """What holds for every test of every package."""
 
 import os
+import signal
 from pathlib import Path
 
 import backends  # from scripts/, by the pythonpath setting
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says more of the machine and what else it does than of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# A shell that starts the suite with `&` has it ignore Ctrl-C, which every process that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
