@@ -129,7 +129,8 @@ async def orphans_found(arena: Arena) -> None:
     async def would_be_removed() -> bool:
         return await _reaped(client, orphan.id, dry_run=True) == ["would remove"]
 
-    await eventually(would_be_removed, 5, "reap would not remove an ended workload that no record knows")
+    late = 10 + arena.limits.report_lag + arena.overhead
+    await eventually(would_be_removed, late, "reap would not remove an ended workload that no record knows")
     actions = await _reaped(client, orphan.id)
     require(actions == ["removed"], f"reap says {actions} of an ended workload that no record knows")
     require(not await _reaped(client, orphan.id), "reap lists what it has removed")
