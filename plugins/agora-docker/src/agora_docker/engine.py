@@ -23,7 +23,7 @@ from docker.utils import version_lt
 
 from agora_docker.endpoint import Endpoint
 from agora_docker.times import parse
-from agora_docker.transport import SSH, UNIX, Adapter
+from agora_docker.transport import SSH, UNIX, Adapter, exchange
 
 #: The API version that this provider is written for; an older or newer engine is asked in its own nearest one.
 API_VERSION = "1.41"
@@ -269,8 +269,6 @@ class Engine:
             raise ConfigError(f"{endpoint.source}: {error}") from error
         if endpoint.url.startswith((UNIX, SSH)):
             client.mount("http+docker://", Adapter(endpoint.url))
-            # What requests looks for before every request, proxies and a .netrc, does not concern a socket.
-            client.trust_env = False
         return client
 
     def _negotiated(self) -> str:
@@ -312,23 +310,16 @@ class Engine:
         stream: bool,
         whole_path: str | None = None,
     ) -> requests.Response:
-        params, json, data, headers = content
+        asked = dict(zip(("params", "json", "data", "headers"), content, strict=True), stream=stream)
         url = f"{client.base_url}{whole_path or f'/v{client.api_version}{path}'}"
-        timeout = (min(_CONNECT_SECONDS, self._timeout), seconds)
+        asked["timeout"] = (min(_CONNECT_SECONDS, self._timeout), seconds)
         since = time.time()
         try:
-            answer = client.request(
-                method,
-                url,
-                params=params,
-                json=json,
-                data=data,
-                headers=headers,
-                timeout=timeout,
-                stream=stream,
+            if self._endpoint.url.startswith((UNIX, SSH)):
+                answer = exchange(client, method, url, **asked)
+            else:
                 # Said again: requests takes REQUESTS_CA_BUNDLE before the session's own.
-                verify=client.verify,
-            )
+                answer = client.request(method, url, **asked, verify=client.verify)
         except requests.exceptions.ReadTimeout as error:
             raise NoAnswer(f"{self._endpoint.url} did not answer within {seconds:g} s") from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 
 from agora.errors import ProviderError, Unreachable
@@ -237,7 +238,13 @@ class Stopper:
 
 
 def _begun(ask: Callable[[], Response]) -> Future[Response]:
-    threads = ThreadPoolExecutor(1, thread_name_prefix="agora-docker-stop")
-    call = threads.submit(ask)
-    threads.shutdown(wait=False)
+    call: Future[Response] = Future()
+
+    def work() -> None:
+        try:
+            call.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the answer
+            call.set_exception(error)
+
+    threading.Thread(target=work, name="agora-docker-stop", daemon=True).start()
     return call
