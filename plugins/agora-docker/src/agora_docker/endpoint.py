@@ -59,7 +59,7 @@ def resolve(target_name: str, config: DockerConfig) -> Endpoint:
 def surroundings(target_name: str, config: DockerConfig) -> dict[str, str]:
     """Return the settings that lead every process to the engine that this one is led to by its surroundings.
 
-    None where these turn off the check of a certificate, which no setting does.
+    Nothing where these turn off the check of a certificate, which no setting does.
 
     Raises:
         ConfigError: as for `resolve`.
