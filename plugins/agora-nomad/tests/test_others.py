@@ -30,7 +30,7 @@ def alone(tmp_path: Path) -> Iterator[Hands]:
 def drain(hands: Hands, on: bool) -> None:
     (node,) = hands.api.nodes()
     spec = {"DrainSpec": {"Deadline": 3 * 10**8, "IgnoreSystemJobs": False} if on else None, "MarkEligible": not on}
-    hands.api._connection.client.node.request(node["ID"], "drain", method="post", json=spec)
+    hands.api._connection.requester("node").request(node["ID"], "drain", method="post", json=spec)
 
 
 def test_a_drain_is_an_end_that_nobody_of_ours_asked_for(alone: Hands) -> None:
@@ -182,7 +182,7 @@ def test_a_second_copy_is_killed_by_signal_and_told(hands: Hands) -> None:
     handle = hands.start(STUBBORN, grace=2)
     hands.ready(handle)
     first = hands.allocation(handle)
-    hands.api._connection.client.allocation.request(first, "stop", method="post")
+    hands.api._connection.requester("allocation").request(first, "stop", method="post")
     seen = eventually(lambda: one if (one := hands.observe(handle)).reason == "second_copy" else None)
     assert (seen.phase, seen.native["allocation"] != first) == (Phase.RUNNING, True)
     assert seen.native["allocation"] in seen.message

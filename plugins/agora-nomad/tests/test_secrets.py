@@ -86,7 +86,9 @@ def test_a_secret_shows_nowhere_but_in_its_variable(hands: Hands, caplog: pytest
         "job": hands.api.job(job),
         "versions": hands.api.call("get", "job", job, "versions"),
         "allocations": hands.allocations(handle),
-        "allocation": hands.api._connection.client.allocation.request(hands.allocation(handle), method="get").json(),
+        "allocation": hands.api._connection.requester("allocation")
+        .request(hands.allocation(handle), method="get")
+        .json(),
         "evaluations": hands.api.evaluations(job),
         "remarks": hands.api.call("get", "job", job, "scale"),
         "list": hands.api.select("vars"),

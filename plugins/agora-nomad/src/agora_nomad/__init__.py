@@ -1,5 +1,9 @@
 """Agora provider for HashiCorp Nomad: a batch job per dispatch."""
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 from agora.model.base import Model
 from agora.model.capabilities import FULL, Capabilities, Capability, Limits, Support, cannot
 from agora.provider import Installation, ProviderInfo
@@ -17,11 +21,20 @@ def _create(target_name: str, config: Model, installation: Installation) -> obje
     return NomadProvider(target_name, config, installation)
 
 
+def _surroundings(target_name: str, config: Model) -> Mapping[str, Any]:
+    from agora_nomad.connect import surroundings
+
+    if not isinstance(config, NomadConfig):
+        raise TypeError(f"NomadConfig expected, not {type(config).__name__}")
+    return surroundings(target_name, config, os.environ)
+
+
 PROVIDER = ProviderInfo(
     name="nomad",
     config_model=NomadConfig,
     options_model=NomadOptions,
     create=_create,
+    surroundings=_surroundings,
     capabilities=Capabilities(
         grace_per_stop=cannot("the grace of a task is set when it starts; a shorter one is carried out by a kill"),
         shorten=FULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 import re
 import time
@@ -36,20 +35,6 @@ _HARMLESS = ("Permission denied", "limited to 64KiB in total size", "variable no
 _WORDS = 500
 #: A registration that the server has looked at and refuses begins like this.
 _LOOKED_AT = re.compile(r"\d+ errors? occurred:")
-#: The first part of a path, and where python-nomad keeps what asks for it.
-_REQUESTERS = {
-    "job": "job",
-    "jobs": "jobs",
-    "var": "variable",
-    "vars": "variables",
-    "allocations": "allocations",
-    "evaluations": "evaluations",
-    "nodes": "nodes",
-    "agent": "agent",
-    "client/allocation": "client.allocation",
-    "client/fs/logs": "client.stream_logs",
-    "event/stream": "event.stream",
-}
 
 
 class Refusal(ProviderError):
@@ -178,7 +163,7 @@ class Api:
     def keys(self) -> list[str]:
         """Return the ids of the keys that the cluster signs with; empty where it shows none."""
         try:
-            answer = self._answer("get", through=self._connection.keys)
+            answer = self._answer("get", through=self._connection.requester("jwks.json", ".well-known"))
         except Refusal:
             return []
         found = (_content(answer) or {}).get("keys") or []
@@ -271,10 +256,9 @@ class Api:
         import requests
         from nomad.api.exceptions import BaseNomadException  # type: ignore[import-untyped]
 
-        client = self._connection.client
         # python-nomad puts path segments into the URL as they are.
         parts = [quote(part, safe="") for part in path[1:]]
-        requester = through if through is not None else operator.attrgetter(_REQUESTERS[path[0]])(client)
+        requester = self._connection.requester(path[0]) if through is None else through
         params: dict[str, Any] = {"namespace": self.namespace, **query}
         if self.region:
             params["region"] = self.region

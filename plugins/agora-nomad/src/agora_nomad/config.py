@@ -111,6 +111,7 @@ class NomadConfig(Model):
         client_cert, client_key: our own certificate; `NOMAD_CLIENT_CERT` and `NOMAD_CLIENT_KEY`.
         tls_server_name: name in the agent's certificate; `NOMAD_TLS_SERVER_NAME`.
         tls_skip_verify: trust any certificate; `NOMAD_SKIP_VERIFY`. Off unless it is asked for.
+        variables: whether these variables are read. `NOMAD_TOKEN` always is.
         driver: how tasks are run.
         image: image of dispatches that name none (driver `docker`).
         max_grace: seconds of grace that the client agents allow (`max_kill_timeout`); else what the agent says,
@@ -130,7 +131,8 @@ class NomadConfig(Model):
     client_cert: Path | None = None
     client_key: Path | None = None
     tls_server_name: str | None = None
-    tls_skip_verify: bool = False
+    tls_skip_verify: bool | None = None
+    variables: bool = True
     driver: Driver = "docker"
     image: str | None = None
     max_grace: int | None = Field(default=None, ge=2)

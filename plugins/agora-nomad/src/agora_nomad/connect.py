@@ -23,6 +23,19 @@ DEFAULT_ADDRESS = "http://127.0.0.1:4646"
 #: As many connections as calls at the same time, the watch, and logs. An agent takes 100 of one address
 #: (`http_max_conns_per_client`).
 _CONNECTIONS = 32
+_FILES = ("ca_cert", "ca_path", "client_cert", "client_key")
+#: Where the keys of a target's table stand that it does not say itself.
+_VARIABLES = {
+    "address": "NOMAD_ADDR",
+    "namespace": "NOMAD_NAMESPACE",
+    "region": "NOMAD_REGION",
+    "ca_cert": "NOMAD_CACERT",
+    "ca_path": "NOMAD_CAPATH",
+    "client_cert": "NOMAD_CLIENT_CERT",
+    "client_key": "NOMAD_CLIENT_KEY",
+    "tls_server_name": "NOMAD_TLS_SERVER_NAME",
+    "tls_skip_verify": "NOMAD_SKIP_VERIFY",
+}
 _YES = frozenset({"1", "t", "true", "yes", "on"})
 
 
@@ -56,18 +69,39 @@ class Connection:
     """A way to a cluster.
 
     Parameters:
-        client: the `Nomad` of python-nomad; only its `request` methods are used.
-        keys: its way to the server's public keys, which are outside `/v1`.
+        session: what requests go through.
         settings: what it was made from.
     """
 
-    client: Any
-    keys: Any
+    session: requests.Session
     settings: Settings
+
+    def requester(self, endpoint: str, version: str = "v1") -> Any:
+        """Return what sends requests to an endpoint.
+
+        Parameters:
+            endpoint: the first part of its path, `job` for example.
+            version: what the path begins with.
+        """
+        from nomad.api.base import Requester  # type: ignore[import-untyped]
+
+        # One of python-nomad's `Nomad` would read variables for itself, where the settings name no region.
+        made = Requester(
+            address=self.settings.address,
+            namespace=self.settings.namespace,
+            region=self.settings.region,
+            # Off in python-nomad unless it is said.
+            verify=self.settings.verify,
+            cert=self.settings.certificate or (),
+            session=self.session,
+            version=version,
+        )
+        made.ENDPOINT = endpoint
+        return made
 
     def close(self) -> None:
         """Close idle connections."""
-        self.client.session.close()
+        self.session.close()
 
 
 def read_settings(target: str, config: NomadConfig, environment: Mapping[str, str]) -> Settings:
@@ -77,41 +111,60 @@ def read_settings(target: str, config: NomadConfig, environment: Mapping[str, st
         ConfigError: an address, a file or a pair of them cannot be used.
     """
     here = f"target {target!r} (nomad)"
-    address = (config.address or environment.get("NOMAD_ADDR") or DEFAULT_ADDRESS).rstrip("/")
+    found = config.model_copy(update=_by_variables(config, environment))
+    address = (found.address or DEFAULT_ADDRESS).rstrip("/")
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
         raise ConfigError(f"{here}: the address must be http://HOST:PORT or https://HOST:PORT")
-    namespace = config.namespace or environment.get("NOMAD_NAMESPACE") or "default"
+    namespace = found.namespace or "default"
     if "*" in namespace:
         raise ConfigError(f"{here}: a target is one namespace, not {namespace!r}")
-    files = {
-        "ca_cert": config.ca_cert or _path(environment, "NOMAD_CACERT"),
-        "ca_path": config.ca_path or _path(environment, "NOMAD_CAPATH"),
-        "client_cert": config.client_cert or _path(environment, "NOMAD_CLIENT_CERT"),
-        "client_key": config.client_key or _path(environment, "NOMAD_CLIENT_KEY"),
-        "token_file": config.token_file,
-    }
-    for name, path in files.items():
-        if path is not None and not path.exists():
+    for name in (*_FILES, "token_file"):
+        if (path := getattr(found, name)) is not None and not path.exists():
             raise ConfigError(f"{here}: {name} {path} does not exist")
-    if (files["client_cert"] is None) != (files["client_key"] is None):
+    if (found.client_cert is None) != (found.client_key is None):
         raise ConfigError(f"{here}: client_cert and client_key belong together")
-    skip = config.tls_skip_verify or environment.get("NOMAD_SKIP_VERIFY", "").lower() in _YES
-    if skip:
-        logger.warning("%s: certificates are not verified", here)
     token = None if config.token_file else environment.get("NOMAD_TOKEN") or None
     credentials = f"token of {config.token_file}" if config.token_file else "NOMAD_TOKEN" if token else "no token"
     return Settings(
         address=address,
         namespace=namespace,
-        region=config.region or environment.get("NOMAD_REGION") or None,
-        token_file=files["token_file"],
+        region=found.region or None,
+        token_file=config.token_file,
         token=token,
-        verify=False if skip else str(files["ca_cert"] or files["ca_path"] or "") or True,
-        certificate=_pair(files["client_cert"], files["client_key"]),
-        server_name=config.tls_server_name or environment.get("NOMAD_TLS_SERVER_NAME") or None,
+        verify=False if found.tls_skip_verify else str(found.ca_cert or found.ca_path or "") or True,
+        certificate=_pair(found.client_cert, found.client_key),
+        server_name=found.tls_server_name or None,
         source=f"{address}, {credentials}",
     )
+
+
+def surroundings(target: str, config: NomadConfig, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that lead every process to the cluster that this one is led to by its variables.
+
+    The token is none of them.
+
+    Raises:
+        ConfigError: as for `read_settings`.
+    """
+    read_settings(target, config, environment)
+    if not config.variables:
+        return {}
+    found = _by_variables(config, environment)
+    return {"variables": False, **{key: str(said) if key in _FILES else said for key, said in found.items()}}
+
+
+def _by_variables(config: NomadConfig, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the variables say of what is not configured."""
+    if not config.variables:
+        return {}
+    found: dict[str, Any] = {}
+    for key, name in _VARIABLES.items():
+        if (text := environment.get(name)) and getattr(config, key) in (None, ""):
+            found[key] = Path(text).absolute() if key in _FILES else text
+    if "tls_skip_verify" in found:
+        found["tls_skip_verify"] = found["tls_skip_verify"].lower() in _YES
+    return found
 
 
 def connect(target: str, config: NomadConfig) -> Connection:
@@ -120,25 +173,10 @@ def connect(target: str, config: NomadConfig) -> Connection:
     Raises:
         ConfigError: the settings cannot be used.
     """
-    import nomad  # type: ignore[import-untyped]
-    from nomad.api.base import Requester  # type: ignore[import-untyped]
-
     settings = read_settings(target, config, os.environ)
-    session = _session(settings)
-    shared = {
-        "address": settings.address,
-        "namespace": settings.namespace,
-        "region": settings.region,
-        # Off in python-nomad unless it is said.
-        "verify": settings.verify,
-        "cert": settings.certificate or (),
-        "session": session,
-    }
-
-    class Keys(Requester):  # type: ignore[misc]
-        ENDPOINT = "jwks.json"
-
-    return Connection(nomad.Nomad(**shared), Keys(version=".well-known", **shared), settings)
+    if settings.verify is False:
+        logger.warning("target %r (nomad): certificates are not verified", target)
+    return Connection(_session(settings), settings)
 
 
 def _session(settings: Settings) -> requests.Session:
@@ -186,10 +224,6 @@ class _Token:
         except OSError as error:
             raise ConfigError(f"the token of {path} cannot be read: {error.strerror}") from error
         return self._read[1]
-
-
-def _path(environment: Mapping[str, str], name: str) -> Path | None:
-    return Path(environment[name]) if environment.get(name) else None
 
 
 def _pair(certificate: Path | None, key: Path | None) -> tuple[str, str] | None:
