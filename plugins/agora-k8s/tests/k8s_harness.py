@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -154,3 +158,37 @@ class Sink:
     def last(self, handle: Handle) -> Observation:
         """Return the last word about a workload."""
         return self.seen.get(handle.id, [Observation(phase=Phase.ABSENT)])[-1]
+
+
+class CommandLine:
+    """The `agora` command, with a state directory of its own.
+
+    Parameters:
+        directory: where it runs.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        config = directory / "agora.toml"
+        self.environment = {**os.environ, "AGORA_HOME": str(directory / "home"), "AGORA_CONFIG": str(config)}
+        self.configure()
+
+    def configure(self, target: str = "c", **settings: str) -> None:
+        """Set the configuration, which has one target."""
+        lines = [f'default_target = "{target}"', f"[targets.{target}]", 'provider = "k8s"', 'image = "busybox"']
+        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines += [f"[targets.{target}.defaults]", 'security = "image"']
+        (self._directory / "agora.toml").write_text("\n".join(lines) + "\n")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it in a process of its own."""
+        command = [sys.executable, "-m", "agora", *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=50, check=False, cwd=self._directory
+        )
+
+    def dispatch(self, *arguments: str) -> str:
+        """Dispatch something and return its id."""
+        done = self.run("dispatch", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[0]

@@ -16,7 +16,7 @@ from agora.provider import Installation
 from agora_conformance.emulators.k8s import K8sEmulator
 from agora_k8s import PROVIDER
 from agora_k8s.config import K8sConfig
-from agora_k8s.connect import connect
+from agora_k8s.connect import connect, surroundings
 from k8s_harness import Hands
 
 pytestmark = pytest.mark.backend("k8s")
@@ -27,6 +27,9 @@ def test_the_client_is_imported_only_when_a_hook_needs_it() -> None:
         "import sys, pathlib; from agora_k8s import PROVIDER; from agora.provider import Installation\n"
         "assert 'urllib3' not in sys.modules and 'kubernetes' not in sys.modules\n"
         "PROVIDER.create('t', PROVIDER.config_model(), Installation('i', pathlib.Path('.')))\n"
+        "assert 'kubernetes' not in sys.modules\n"
+        "whole = PROVIDER.config_model(kubeconfig='/a/file', context='c', namespace='n')\n"
+        "assert PROVIDER.surroundings('t', whole) == {}, 'there is nothing to be read for it'\n"
         "assert 'kubernetes' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
@@ -66,6 +69,8 @@ def test_in_a_pod_its_own_service_account_is_used(
     assert made.client.configuration.ssl_ca_cert == str(tmp_path / "ca.crt")
     assert made.headers()["authorization"] == "bearer first"
     assert "service account" in made.source
+    found = {"in_cluster": True, "namespace": "workloads"}
+    assert surroundings("t", K8sConfig.model_validate(config)) == {k: v for k, v in found.items() if k not in config}
 
     class Later(datetime):
         @classmethod

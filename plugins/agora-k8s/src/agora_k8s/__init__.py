@@ -1,5 +1,8 @@
 """Agora provider for Kubernetes: a Job per dispatch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from agora.model.base import Model
 from agora.model.capabilities import FULL, Capabilities, Capability, Limits, Support, cannot
 from agora.provider import Installation, ProviderInfo
@@ -17,11 +20,20 @@ def _create(target_name: str, config: Model, installation: Installation) -> obje
     return K8sProvider(target_name, config, installation)
 
 
+def _surroundings(target_name: str, config: Model) -> Mapping[str, Any]:
+    from agora_k8s.connect import surroundings
+
+    if not isinstance(config, K8sConfig):
+        raise TypeError(f"K8sConfig expected, not {type(config).__name__}")
+    return surroundings(target_name, config)
+
+
 PROVIDER = ProviderInfo(
     name="k8s",
     config_model=K8sConfig,
     options_model=K8sOptions,
     create=_create,
+    surroundings=_surroundings,
     capabilities=Capabilities(
         grace_per_stop=FULL,
         shorten=cannot("a second delete of a pod with a shorter grace does not hasten its end"),

@@ -67,8 +67,8 @@ class K8sConfig(Model):
     """A namespace of a cluster.
 
     Parameters:
-        kubeconfig: path of a kubeconfig file; `KUBECONFIG` or `~/.kube/config` by default, and the pod's own
-            service account where there is neither and the program runs in a cluster.
+        kubeconfig: path of a kubeconfig file, or several as in `KUBECONFIG`; that or `~/.kube/config` by default, and
+            the pod's own service account where there is neither and the program runs in a cluster.
         context: a context of the kubeconfig; its current one by default.
         in_cluster: use the pod's own service account and no kubeconfig.
         namespace: where workloads run; the context's, or the pod's own, by default.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,39 +53,95 @@ class Connection:
         return headers
 
 
+def settled(target: str, config: K8sConfig) -> K8sConfig:
+    """Return a configuration with what it leaves to the surroundings of this process.
+
+    Nothing is sent, and no credentials are looked up.
+
+    Parameters:
+        target: its name, for messages.
+        config: as configured.
+    Raises:
+        ConfigError: there is no usable kubeconfig and no service account.
+    """
+    said = str(config.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
+    # A user without a home, as in many pods, has no such file; pathlib would raise.
+    files = [Path(os.path.expanduser(file)).absolute() for file in said.split(os.pathsep) if file]  # noqa: PTH111
+    found: dict[str, Any]
+    with _explained(target):
+        named = config.kubeconfig or config.context or os.environ.get("KUBECONFIG") or files[0].exists()
+        inside = os.environ.get("KUBERNETES_SERVICE_HOST") and (_ACCOUNT / "token").exists()
+        if config.in_cluster or (inside and not named):
+            own = config.namespace or (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+            found = {"in_cluster": True, "namespace": own}
+        else:
+            found = {"kubeconfig": Path(os.pathsep.join(map(str, files)))}
+            if not (config.context and config.namespace):
+                found |= _context(str(found["kubeconfig"]), config)
+    return config.model_copy(update=found)
+
+
+def _context(files: str, config: K8sConfig) -> dict[str, str]:
+    from kubernetes.config.kube_config import KubeConfigMerger  # type: ignore[import-untyped]
+
+    read = KubeConfigMerger(files)
+    if read.config is None:
+        raise ConfigError(f"no configuration found in {files}")
+    # As kubectl has it, the first file that names one; the client takes the last.
+    current = next((name for one in read.config_files.values() if (name := one.get("current-context"))), None)
+    if not (wanted := config.context or current):
+        raise ConfigError(f"no current context in {files}")
+    found = read.config["contexts"].get_with_name(wanted)["context"]
+    return {"context": wanted, "namespace": config.namespace or found.safe_get("namespace") or "default"}
+
+
+@contextmanager
+def _explained(target: str) -> Iterator[None]:
+    """Make a `ConfigError` of whatever the client says of a file, of which it checks little."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - and without its cause, which would show what is left out here
+        # The client names a part of a kubeconfig by all that the part holds.
+        words = re.sub(r"\{.*\}", "{...}", " ".join(str(error).split()))
+        raise ConfigError(
+            f"target {target!r} (k8s): no way to a cluster: {words}; name a kubeconfig and a context, or set "
+            "`in_cluster = true` in a pod"
+        ) from None
+
+
+def surroundings(target: str, config: K8sConfig) -> dict[str, Any]:
+    """Return the settings that lead every process to the namespace that this one is led to by its surroundings.
+
+    They name a kubeconfig and hold nothing of its credentials.
+
+    Raises:
+        ConfigError: as for `settled`.
+    """
+    whole = settled(target, config)
+    keys = ("kubeconfig", "context", "in_cluster", "namespace")
+    left = {key for key in keys if getattr(whole, key) != getattr(config, key)}
+    return whole.model_dump(mode="json", include=left)
+
+
 def connect(target: str, config: K8sConfig) -> Connection:
     """Read the configuration; nothing is sent.
 
     Raises:
         ConfigError: there is no usable kubeconfig and no service account.
     """
-    from kubernetes import client, config as loader  # type: ignore[import-untyped]  # noqa: I001
-    from kubernetes.config import ConfigException  # type: ignore[import-untyped]
+    from kubernetes import client  # type: ignore[import-untyped]
+    from kubernetes import config as loader
 
+    config = settled(target, config)
     settings = type.__call__(client.Configuration)
     settings.retries = False
     settings.connection_pool_maxsize = _CONNECTIONS
-    # The client reads KUBECONFIG once, when it is imported; it may have been set since.
-    file = str(config.kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
-    inside = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (_ACCOUNT / "token").exists()
-    named = bool(config.kubeconfig or config.context or os.environ.get("KUBECONFIG") or Path(file).exists())
-    try:
-        if config.in_cluster or (inside and not named):
+    with _explained(target):
+        if config.in_cluster:
             loader.load_incluster_config(client_configuration=settings)
-            own = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
             source = "the service account of this pod"
         else:
-            loader.load_kube_config(
-                config_file=file, context=config.context, client_configuration=settings, persist_config=False
-            )
-            contexts, current = loader.list_kube_config_contexts(config_file=file)
-            wanted = config.context or current["name"]
-            found = next(one["context"] for one in contexts if one["name"] == wanted)
-            own = found.get("namespace") or "default"
-            source = f"context {wanted!r} of {file}"
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"target {target!r} (k8s): no way to a cluster: {error}; name a kubeconfig and a context, or set "
-            "`in_cluster = true` in a pod"
-        ) from error
-    return Connection(client.ApiClient(settings), config.namespace or own, source)
+            file = str(config.kubeconfig)
+            loader.load_kube_config(file, config.context, settings, persist_config=False)
+            source = f"context {config.context!r} of {file}"
+    return Connection(client.ApiClient(settings), str(config.namespace), source)

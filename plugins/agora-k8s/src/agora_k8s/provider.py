@@ -20,7 +20,7 @@ from agora_k8s import logs, manifest, names, stopping, story
 from agora_k8s.api import Api, Refusal
 from agora_k8s.cluster import Cluster, Item, Ref, installation_selector
 from agora_k8s.config import K8sConfig
-from agora_k8s.connect import connect
+from agora_k8s.connect import connect, settled
 from agora_k8s.keeper import Keeper
 from agora_k8s.starting import Starter
 from agora_k8s.watch import Watch
@@ -67,6 +67,8 @@ class K8sProvider:
         """The parts that need the cluster, made when one is first used: the client's import takes a while."""
         with self._making:
             if self._parts is None:
+                # Where a first attempt was led, and what was dispatched then remembers, every later one goes.
+                self._config = settled(self._target, self._config)
                 cluster = Cluster(Api(connect(self._target, self._config)))
                 keeper = Keeper(cluster, self._tails, self._config.start_patience)
                 self._parts = _Parts(cluster, keeper, Starter(cluster, self._config, self._installation))
