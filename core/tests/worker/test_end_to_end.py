@@ -268,24 +268,40 @@ def test_any_backend_with_logs_carries_it_and_is_asked_once(
     run(work())
 
 
+@pytest.mark.parametrize("where", ["log", "answer", "log of one with a budget"])
 def test_an_end_that_comes_with_the_answer_to_the_stop_carries_it_too(
-    paper: Any, paper_settings: Callable[..., Settings], home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    paper: Any,
+    paper_settings: Callable[..., Settings],
+    home: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
-    give(monkeypatch, paper, [], said("d1", 1, clean=True))
+    asked: list[Any] = []
+    mark = said("d1", 1, clean=True)
+    give(monkeypatch, paper, asked, mark)
+    # What came just before the stop is in it twice.
+    pieces = (mark, b"output\n", mark[:30], mark[30:]) if where == "answer" else (b"output\n",)
+    output = None if where == "log" else tuple(LogChunk(stream="stdout", data=piece) for piece in pieces)
+    budget = {"tokens": 5} if where.endswith("budget") else {}
 
     def stop(self: object, handle: Any, grace: int, cause: Any) -> StopReceipt:
         return StopReceipt(
-            kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=Observation(phase=Phase.ENDED, exit_code=0)
+            kind=ReceiptKind.SIGNALLED,
+            effective_grace=grace,
+            observation=Observation(phase=Phase.ENDED, exit_code=0),
+            output=output,
         )
 
     monkeypatch.setattr(paper.Paper, "stop", hookimpl(stop))
 
     async def work() -> None:
         async with AgoraClient(home, settings=paper_settings()) as client:
-            await client.dispatch(command=("true",), id="d1")
+            await client.dispatch(command=("true",), id="d1", budget=budget)
             await client.cancel("d1")
             record = await client.get("d1", refresh=False)
             assert (record.state, record.acknowledged) == (State.CANCELLED, True)
+            assert bool(asked) == (where != "answer")
             (terminated,) = [event async for event in client.events("d1") if event.type is EventType.TERMINATED]
             assert terminated.data["acknowledged"] is True
 

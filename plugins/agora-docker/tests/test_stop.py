@@ -330,7 +330,9 @@ def test_a_stop_hears_what_it_causes_and_asks_for_nothing_of_it(
     send = Engine.request
 
     def counted(self: Engine, method: str, path: str, **arguments: Any) -> Any:
-        requests.append(path.rpartition("/")[2])
+        what = path.rpartition("/")[2]
+        if what != "logs":  # what it had said before
+            requests.append(what)
         return send(self, method, path, **arguments)
 
     with monkeypatch.context() as patch:

@@ -145,7 +145,7 @@ class Deliverer:
                 if receipt.kind is ReceiptKind.SIGNALLED and receipt.observation is not None:
                     # It ended while the stop was being answered: nobody has to look again.
                     ended.append(Seen(receipt.observation))
-                    await self._listener.drain(entry, target, until - time.monotonic())
+                    await self._listener.drain(entry, target, until - time.monotonic(), receipt.output)
         return await self._core.apply(entry, answer, *ended, durable=True)
 
     async def _call(self, entry: Entry, kind: Kind, target: Target, seconds: float) -> StopReceipt:

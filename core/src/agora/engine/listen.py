@@ -140,19 +140,26 @@ class Listener:
         applied = await self._core.apply(entry, *facts) if facts else None
         return applied is not None and applied.entry.version > entry.version
 
-    async def drain(self, entry: Entry, target: Target, seconds: float = DRAIN_SECONDS) -> None:
+    async def drain(
+        self, entry: Entry, target: Target, seconds: float = DRAIN_SECONDS, output: Sequence[LogChunk] | None = None
+    ) -> None:
         """Read the last words of a workload that has ended, was asked to stop or has a budget; for two seconds at most.
 
         Parameters:
             entry: as stored now.
             target: where it ran.
             seconds: how long its caller can wait, if that is less.
+            output: its last lines, where they are known.
         """
         if (path := file_of(entry, target)) is not None and not entry.state.terminal:
             await self.hear(entry.id, await anyio.to_thread.run_sync(marks_in, path, abandon_on_cancel=True))
         wanted = entry.state is State.STOPPING and entry.acknowledged is None
         wanted = wanted or (bool(entry.budget) and not entry.state.terminal)
         if not wanted or entry.handle is None or not target.has("logs") or not target.implements("logs"):
+            return
+        if output is not None and not entry.budget:
+            sieves = _Sieves(entry.id)
+            await self.hear(entry.id, [mark for chunk in output for mark in sieves.feed(chunk)[1]])
             return
         with anyio.move_on_after(min(DRAIN_SECONDS, seconds)) as scope:
             try:

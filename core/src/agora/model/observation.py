@@ -97,6 +97,22 @@ class ReceiptKind(StrEnum):
     NOT_FOUND = "not_found"
 
 
+class LogChunk(Model):
+    """A piece of a workload's output, as bytes; a chunk may end within a line.
+
+    Parameters:
+        stream: which stream it was written to.
+        data: the bytes.
+        at: when the backend received it, where known.
+        dropped: bytes that were dropped just before this chunk because of a cap.
+    """
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+    at: AwareDatetime | None = None
+    dropped: int = 0
+
+
 class StopReceipt(Model):
     """The answer to one stop or kill.
 
@@ -106,12 +122,15 @@ class StopReceipt(Model):
             `SIGNALLED`.
         effective_grace: seconds of grace in force, where known.
         degraded: names of what was asked and replaced by the nearest possible thing (`grace`, `force`).
+        output: the last lines of the workload to its very end, where the backend has them with its answer: the log is
+            not read for its last words then.
     """
 
     kind: ReceiptKind
     observation: Observation | None = None
     effective_grace: float | None = Field(default=None, ge=0)
     degraded: tuple[str, ...] = ()
+    output: tuple[LogChunk, ...] | None = Field(default=None, repr=False)
 
 
 class Owned(Model):
@@ -130,19 +149,3 @@ class Owned(Model):
     created_at: AwareDatetime
     spec_digest: str | None = None
     ended: bool = False
-
-
-class LogChunk(Model):
-    """A piece of a workload's output, as bytes; a chunk may end within a line.
-
-    Parameters:
-        stream: which stream it was written to.
-        data: the bytes.
-        at: when the backend received it, where known.
-        dropped: bytes that were dropped just before this chunk because of a cap.
-    """
-
-    stream: Literal["stdout", "stderr"]
-    data: bytes
-    at: AwareDatetime | None = None
-    dropped: int = 0

@@ -122,6 +122,11 @@ class Engine:
         """Whether a new connection costs next to nothing, which one through ssh does not."""
         return not self._endpoint.url.startswith(SSH)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is reached through a socket of this machine."""
+        return self._endpoint.url.startswith(UNIX)
+
     def facts(self, *, fresh: bool = False) -> Facts:
         """Return who answers there.
 

@@ -14,7 +14,7 @@ from agora_docker import times
 from agora_docker.engine import Engine
 from agora_docker.streams import Reader, frames
 
-_STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
+STREAMS: dict[int, Literal["stdout", "stderr"]] = {1: "stdout", 2: "stderr"}
 #: Seconds between two signs of life to somebody who follows.
 _TICK = 1.0
 #: So many lines come in one answer, without a connection of their own: the engine splits lines at 16 KiB.
@@ -103,4 +103,4 @@ def _stamped(frame: tuple[int, bytes]) -> tuple[int, str, bytes]:
 
 
 def _chunk(stream: int, at: str, data: bytes) -> LogChunk:
-    return LogChunk(stream=_STREAMS.get(stream, "stdout"), data=data, at=times.parse(at))
+    return LogChunk(stream=STREAMS.get(stream, "stdout"), data=data, at=times.parse(at))

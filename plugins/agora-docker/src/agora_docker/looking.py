@@ -38,7 +38,7 @@ _NOT_STARTED = {126: "program_not_executable", 127: "program_not_found"}
 #: The kernel takes a quarter of the stack (execve(2)), 2 MiB mostly; below this nobody asks.
 _TOO_LONG, _LONG = 1, 1_000_000
 #: Seconds by which the request to listen lets that to stop go first.
-_MOMENT = 0.002
+_MOMENT = 0.003
 #: Seconds after which nobody listens to one container any more.
 _LISTEN = 10.0
 #: Seconds for which the event of an end that was seen is waited for.

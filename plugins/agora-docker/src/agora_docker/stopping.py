@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable
 from functools import partial
 
 from agora.errors import ProviderError, Unreachable
 from agora.model.observation import SECOND_COPY, Handle, Observation, Phase, ReceiptKind, StopReceipt
-from requests import Response
 
 from agora_docker import marks
 from agora_docker.engine import Engine, EngineError, NoAnswer
+from agora_docker.lastwords import LastWords
 from agora_docker.looking import Looker
 from agora_docker.notes import Notes, SentStop, StopNote
 from agora_docker.starting import Starter
 from agora_docker.story import KILL, TERM
+from agora_docker.streams import in_background
 
 #: Seconds that the engine gets to answer a stop, which it does at the end of the container; then the call is left.
 _LEAVE = 0.25
@@ -177,14 +176,16 @@ class Stopper:
         leave = _LEAVE if self._engine.connects_at_once else _LEAVE_SSH
         path = f"/containers/{container}/stop"
         ask = partial(self._engine.request, "POST", path, params={"t": grace}, seconds=leave, accept=(304, 404))
-        call = _begun(ask)
-        with self._looker.listening(container) as reader:
+        with self._looker.listening(container) as reader, LastWords(self._engine, container, reader) as words:
+            call = in_background(ask, "agora-docker-stop")
+            words.recall()
             if reader is not None:
                 call.add_done_callback(lambda _: reader.wake())
                 # The engine tells of the end first, and answers once it has cleaned up behind it.
                 heard = self._looker.heard(container, reader, leave, call.done)
                 if (seen := self._looker.told_end(container, heard, at)) is not None:
-                    return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=seen)
+                    said = words.whole(heard.last, at)
+                    return StopReceipt(kind=ReceiptKind.SIGNALLED, effective_grace=grace, observation=seen, output=said)
             try:
                 response = call.result()
             except NoAnswer:
@@ -235,16 +236,3 @@ class Stopper:
         if seen.reason == SECOND_COPY:
             return self.kill(handle)
         return self._never(handle, str(found["Id"])) if seen.phase is Phase.PENDING else None
-
-
-def _begun(ask: Callable[[], Response]) -> Future[Response]:
-    call: Future[Response] = Future()
-
-    def work() -> None:
-        try:
-            call.set_result(ask())
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the answer
-            call.set_exception(error)
-
-    threading.Thread(target=work, name="agora-docker-stop", daemon=True).start()
-    return call

@@ -9,6 +9,7 @@ import queue
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -35,15 +36,18 @@ class Reader(Generic[T]):
     Parameters:
         answer: asks for it when it is entered; the engine may take its time before it begins to answer.
         parse: turns its pieces of bytes into items.
+        piece: bytes of a piece; as they come by default.
     """
 
     def __init__(
         self,
         answer: AbstractContextManager[requests.Response],
         parse: Callable[[Iterable[bytes]], Iterator[T]],
+        piece: int | None = None,
     ) -> None:
         self._answer = answer
         self._parse = parse
+        self._piece = piece
         # None wakes whoever waits for an item when there will be no more.
         self._items: queue.Queue[T | None] = queue.Queue(_AHEAD)
         self._response: requests.Response | None = None
@@ -121,7 +125,7 @@ class Reader(Generic[T]):
 
     def _take(self, response: requests.Response) -> None:
         try:
-            for item in self._parse(response.iter_content(None)):
+            for item in self._parse(response.iter_content(self._piece)):
                 if not self._put(item):
                     return
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
@@ -136,6 +140,20 @@ class Reader(Generic[T]):
                 continue
             return True
         return False
+
+
+def in_background(call: Callable[[], T], name: str) -> Future[T]:
+    """Begin a call in a thread of its own, which keeps no program from ending."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the answer
+            future.set_exception(error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return future
 
 
 def json_lines(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
