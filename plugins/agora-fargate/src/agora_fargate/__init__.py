@@ -1,5 +1,8 @@
 """Agora provider for AWS Fargate: an ECS task per dispatch."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from agora.model.base import Model
 from agora.model.capabilities import FULL, Capabilities, Capability, Limits, Support, cannot
 from agora.provider import Installation, ProviderInfo
@@ -17,6 +20,14 @@ def _create(target_name: str, config: Model, installation: Installation) -> obje
     return FargateProvider(target_name, config, installation)
 
 
+def _surroundings(target_name: str, config: Model) -> Mapping[str, Any]:
+    from agora_fargate.connect import surroundings
+
+    if not isinstance(config, FargateConfig):
+        raise TypeError(f"FargateConfig expected, not {type(config).__name__}")
+    return surroundings(target_name, config)
+
+
 _AN_HOUR = "for an hour after the end, for which ECS shows a stopped task"
 
 PROVIDER = ProviderInfo(
@@ -24,6 +35,7 @@ PROVIDER = ProviderInfo(
     config_model=FargateConfig,
     options_model=FargateOptions,
     create=_create,
+    surroundings=_surroundings,
     capabilities=Capabilities(
         grace_per_stop=cannot("StopTask has no grace; that of the task definition is in force"),
         shorten=cannot("a second StopTask changes nothing"),

@@ -13,6 +13,9 @@ DEFAULT_SHARE = 0.5
 #: `stopTimeout` of a container on Fargate: "The valid values for Fargate are 2-120 seconds" (botocore's ECS model).
 MIN_GRACE, MAX_GRACE = 2, 120
 
+#: The services that this provider calls, by boto3's names.
+Service = Literal["ecs", "logs", "secretsmanager", "sqs"]
+
 
 class CapacityProvider(Model):
     """One item of a capacity provider strategy.
@@ -68,6 +71,9 @@ class FargateConfig(Model):
         cluster: name or ARN; its ARN is the identity of the backend.
         region, profile: as boto3 finds them by default.
         config_file: AWS configuration file; `AWS_CONFIG_FILE` or `~/.aws/config` by default.
+        credentials_file: file with credentials of profiles; `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials` by
+            default.
+        endpoints: URLs of services, AWS's own for those that are not named; as boto3 finds them by default.
         image: image of dispatches that name none.
         log_group: log group of CloudWatch, which has to be there.
         log_mode: `blocking` loses no line, and makes a workload wait where CloudWatch does not answer;
@@ -86,6 +92,8 @@ class FargateConfig(Model):
     region: str | None = None
     profile: str | None = None
     config_file: Path | None = None
+    credentials_file: Path | None = None
+    endpoints: dict[Service, str] | None = None
     image: str | None = None
     log_group: str = Field(default="/agora", pattern=r"^[.\-_/#A-Za-z0-9]{1,512}$")
     log_mode: Literal["blocking", "non-blocking"] = "blocking"

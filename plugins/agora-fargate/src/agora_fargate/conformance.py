@@ -302,7 +302,7 @@ def _real(table: Mapping[str, Any]) -> ConformanceTarget:
     folder = tempfile.TemporaryDirectory(prefix="agora-fargate-")
     atexit.register(folder.cleanup)
     way = {"config_file": str(gateway.config_file(Path(folder.name) / "aws-config")), "profile": "gateway"}
-    rest = {name: value for name, value in config.items() if name != "region"}
+    rest = {name: value for name, value in config.items() if name not in ("region", "endpoints")}
     eyes = GatewayEyes(config, gateway)
 
     def with_entrypoint(script: str, arguments: Sequence[str]) -> Mapping[str, Any]:
