@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import requests
 from agora.client import AgoraClient
 from agora.model.observation import LogChunk, Phase, ReceiptKind
 from agora.worker.marks import pack
@@ -91,7 +95,7 @@ def test_a_worker_is_acknowledged_though_no_log_can_be_had_after_the_end(
     anyio.run(life)
 
 
-@pytest.mark.parametrize("how", ["much", "refused", "late"])
+@pytest.mark.parametrize("how", ["much", "refused", "late", "cut"])
 def test_what_may_not_be_all_is_left_to_the_log(docker: Docker, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     gate = threading.Event()
     if how == "much":
@@ -103,6 +107,14 @@ def test_what_may_not_be_all_is_left_to_the_log(docker: Docker, monkeypatch: pyt
             return stream(self, method, path.replace("/attach", "/no-such-thing"), **arguments)
 
         monkeypatch.setattr(Engine, "stream", refused)
+    elif how == "cut":
+        heard = LastWords._frames
+
+        def cut(self: LastWords, pieces: Any) -> Iterator[tuple[int, bytes]]:
+            yield from list(heard(self, pieces))[:1]
+            raise requests.ConnectionError("reset")
+
+        monkeypatch.setattr(LastWords, "_frames", cut)
     handle = docker.started(*LEAVES)
     with monkeypatch.context() as patch:
         if how == "late":
@@ -127,6 +139,49 @@ TIMES: dict[str, Callable[[], list[Happened]]] = {
 def test_only_who_listened_before_the_signal_heard_all(when: str) -> None:
     story = Story([Happened(0, "start"), *TIMES[when]()])
     assert lastwords._listened(story, 3) == (when == "before")
+
+
+def test_the_output_of_one_who_began_late_is_not_taken_for_all_beside_somebody_else(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = docker.started("sh", "-c", f"trap 'echo FIRST; sleep 1; exit 9' TERM; echo READY; {WAIT}")
+    path = f"/containers/{handle.data['container']}/attach"
+    params = {"stream": "1", "stdout": "1"}
+    ours, first = Engine.stream, threading.Event()
+
+    @contextlib.contextmanager
+    def late(self: Engine, method: str, path: str, **arguments: Any) -> Iterator[requests.Response]:
+        assert not path.endswith("/attach") or first.wait(60)
+        with ours(self, method, path, **arguments) as response:
+            yield response
+
+    with docker.outside.stream("POST", path, params=params) as somebody, monkeypatch.context() as patch:
+        reading = threading.Thread(target=lambda: [first.set() for _ in somebody.iter_content(1)])
+        reading.start()
+        patch.setattr(lastwords, "_BEGIN", 0.01)
+        patch.setattr(Engine, "stream", late)
+        receipt = docker.stop(handle, 20)
+        reading.join(60)
+    assert receipt.observation is not None
+    assert receipt.output is None
+
+
+def test_nobody_listens_for_ever_to_an_engine_that_hangs(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lastwords, "_SILENT", 0.5)
+    monkeypatch.setattr(looking, "_LISTEN", 0.5)
+    container = str(docker.started(*LEAVES).data["container"])
+    looker, engine = docker.provider._looker, docker.provider._engine
+    assert looker.inspect(container)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        engine._endpoint = dataclasses.replace(engine._endpoint, url=f"unix://{tmp_path}/silent")
+        engine._close_idle()
+        with looker.listening(container) as events, LastWords(engine, container, events):
+            assert events is not None
+        eventually(lambda: not [one for one in threading.enumerate() if one.name == "agora-docker-stream"])
 
 
 def test_nobody_listens_any_more_once_the_stop_was_left(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ _LATE = 0.1
 _READ, _KEPT = 65_536, 500
 #: Lines of what was said before.
 _LINES = 200
+#: Seconds of silence after which nobody listens any more, as to an engine that hangs: longer than a stop takes.
+_SILENT = 10.0
 
 
 class LastWords:
@@ -49,17 +51,17 @@ class LastWords:
         self._reader: Reader[tuple[int, bytes]] | None = None
         if events is not None and engine.is_local:
             params = {"stream": "1", "stdout": "1", "stderr": "1"}
-            answer = engine.stream("POST", f"/containers/{container}/attach", params=params)
+            answer = engine.stream("POST", f"/containers/{container}/attach", params=params, seconds=_SILENT)
             self._reader = Reader(answer, self._frames, _READ)
         self._log = LogReader(engine, container, lambda: False)
         self._before: Future[list[LogChunk]] | None = None
-        self._dropped = False
+        self._attached = self._dropped = False
 
     def __enter__(self) -> LastWords:
         if self._reader is not None:
             self._reader.__enter__()
             try:
-                self._reader.begun(_BEGIN)
+                self._attached = self._reader.begun(_BEGIN)
             except AgoraError as error:
                 logger.debug("the output of a container cannot be listened to: %s", error)
         return self
@@ -84,7 +86,8 @@ class LastWords:
             story: everything from its start to its end.
             at: when the stop was sent, in nanoseconds by the engine's clock.
         """
-        if self._reader is None or self._before is None or not _listened(story, at):
+        # The event alone may be that of somebody else's.
+        if self._reader is None or self._before is None or not (self._attached and _listened(story, at)):
             return None
         give_up = time.monotonic() + _LATE
         said: list[LogChunk] = []
@@ -99,7 +102,7 @@ class LastWords:
         except (AgoraError, TimeoutError) as error:
             logger.debug("the last words of a container were not heard: %s", error)
             return None
-        return None if self._dropped else (*known, *said)
+        return None if self._dropped or self._reader.cut else (*known, *said)
 
     def _frames(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         for number, frame in enumerate(frames(pieces)):

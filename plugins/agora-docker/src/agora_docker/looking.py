@@ -219,7 +219,7 @@ class Looker:
             yield None
             return
         params = self._query(container, started.timestamp() - 1, self._engine.facts().latest() + _LISTEN)
-        answer = _a_moment_later(self._engine.stream("GET", "/events", params=params))
+        answer = _a_moment_later(self._engine.stream("GET", "/events", params=params, seconds=_LISTEN))
         with Reader(answer, _up_to_the_end) as reader:
             yield reader
 

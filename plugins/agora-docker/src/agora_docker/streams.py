@@ -53,6 +53,8 @@ class Reader(Generic[T]):
         self._response: requests.Response | None = None
         self._failure: AgoraError | None = None
         self._closed = False
+        #: Whether the connection broke, which is an end too.
+        self.cut = False
         self._begun = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read, name="agora-docker-stream", daemon=True)
@@ -130,6 +132,7 @@ class Reader(Generic[T]):
                     return
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # A cut connection is the end of the stream; whoever reads it looks after what it missed.
+            self.cut = True
             logger.debug("a stream broke: %s", error)
 
     def _put(self, item: T) -> bool:
