@@ -198,6 +198,36 @@ def test_a_context_that_is_no_longer_the_current_one_is_still_that_of_the_dispat
         assert connect("t", K8sConfig.model_validate(found)).url("") == "https://first"
 
 
+@pytest.mark.parametrize(("context", "namespace"), [("first", 2024), (7, "work")])
+def test_what_yaml_reads_as_a_number_leads_a_later_process_too(
+    context: str | int, namespace: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kubeconfig"
+    body = {**kubeconfig("first"), "current-context": context}
+    body["contexts"] = [{"name": context, "context": {"cluster": "first", "user": "first", "namespace": namespace}}]
+    path.write_text(json.dumps(body))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    found = remember(K8sConfig())
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "another"))
+    made = connect("t", K8sConfig.model_validate(found))
+    assert (made.url(""), made.namespace) == ("https://first", str(namespace))
+
+
+def test_a_kubeconfig_that_was_moved_is_named_and_found_once_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(kubeconfig("first")))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    found = K8sConfig.model_validate(remember(K8sConfig()))
+    moved = path.rename(tmp_path / "moved")
+    monkeypatch.setenv("KUBECONFIG", str(moved))
+    with pytest.raises(ConfigError, match=f"no configuration found in {path};"):
+        connect("t", found)
+    path.symlink_to(moved)
+    assert connect("t", found).url("") == "https://first"
+
+
 def test_a_provider_stays_where_its_first_attempt_was_led(
     emulator: K8sEmulator, another: K8sEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

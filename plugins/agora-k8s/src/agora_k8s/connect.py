@@ -92,7 +92,7 @@ def _context(files: str, config: K8sConfig) -> dict[str, str]:
     if not (wanted := config.context or current):
         raise ConfigError(f"no current context in {files}")
     found = read.config["contexts"].get_with_name(wanted)["context"]
-    return {"context": wanted, "namespace": config.namespace or found.safe_get("namespace") or "default"}
+    return {"context": wanted, "namespace": str(config.namespace or found.safe_get("namespace") or "default")}
 
 
 @contextmanager
@@ -120,6 +120,8 @@ def surroundings(target: str, config: K8sConfig) -> dict[str, Any]:
     whole = settled(target, config)
     keys = ("kubeconfig", "context", "in_cluster", "namespace")
     left = {key for key in keys if getattr(whole, key) != getattr(config, key)}
+    if not isinstance(whole.context, str):
+        left.discard("context")  # a number without quotes, which the client finds by the number alone
     return whole.model_dump(mode="json", include=left)
 
 
@@ -142,6 +144,8 @@ def connect(target: str, config: K8sConfig) -> Connection:
             source = "the service account of this pod"
         else:
             file = str(config.kubeconfig)
+            if not any(Path(one).exists() for one in file.split(os.pathsep)):
+                raise ConfigError(f"no configuration found in {file}")
             loader.load_kube_config(file, config.context, settings, persist_config=False)
             source = f"context {config.context!r} of {file}"
     return Connection(client.ApiClient(settings), str(config.namespace), source)
