@@ -62,8 +62,9 @@ def test_a_supervisor_that_was_started_in_other_surroundings_keeps_the_deadline(
     first = agora.dispatch("--", "sh", "-c", GRACEFUL)
     agora.environment["KUBECONFIG"] = str(meant)
     agora.configure()
-    id = agora.dispatch("--timeout", "4", "--grace", "2", "--", "sh", "-c", GRACEFUL)
-    eventually(lambda: processes(emulator, id))
+    ran = tmp_path / "ran"
+    id = agora.dispatch("--timeout", "4", "--grace", "2", "--", "sh", "-c", f"touch {ran}; {GRACEFUL}")
+    eventually(ran.exists)  # on a busy machine it may be over before anybody looks for its process
     eventually(lambda: not processes(emulator, id), within=30)
     assert processes(emulator, first), "the supervisor was there all the time"
 
