@@ -41,8 +41,9 @@ def test_a_target_that_is_made_too_late_for_its_caller_is_closed(
     async def work() -> None:
         paper.SILENT.add("create")
         async with AgoraClient(home, settings=paper_settings()) as client:
+            targets = client._opened.engine.core.targets  # the engine is made here: from two threads it would be two
             caller = asyncio.create_task(client.dispatch(command=("true",)))
-            await asyncio.to_thread(eventually, lambda: client._opened.engine.core.targets._providers)
+            await asyncio.to_thread(eventually, lambda: targets._providers)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
