@@ -274,7 +274,7 @@ def _emulated() -> ConformanceTarget:
         provider="fargate",
         probe_spec=probe_spec,
         config=account,
-        overhead=1.5,
+        overhead=2.0,
         emulated=True,
         eyes=eyes,
         backend=lambda: Backend("Amazon ECS on AWS Fargate", eyes.version()),

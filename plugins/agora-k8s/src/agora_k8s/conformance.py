@@ -238,7 +238,7 @@ def _emulated() -> ConformanceTarget:
         provider="k8s",
         probe_spec=probe_spec,
         config=cluster,
-        overhead=1.5,
+        overhead=2.0,
         emulated=True,
         eyes=eyes,
         backend=lambda: Backend("Kubernetes", eyes.version()),

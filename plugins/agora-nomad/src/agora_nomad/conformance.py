@@ -221,7 +221,7 @@ def _emulated() -> ConformanceTarget:
         provider="nomad",
         probe_spec=probe_spec,
         config=cluster,
-        overhead=1.0,
+        overhead=2.0,
         emulated=True,
         eyes=eyes,
         backend=lambda: Backend("Nomad", eyes.version()),
