@@ -156,7 +156,12 @@ def test_the_output_of_one_who_began_late_is_not_taken_for_all_beside_somebody_e
             yield response
 
     with docker.outside.stream("POST", path, params=params) as somebody, monkeypatch.context() as patch:
-        reading = threading.Thread(target=lambda: [first.set() for _ in somebody.iter_content(1)])
+
+        def listen() -> None:
+            for _ in somebody.iter_content(1):
+                first.set()
+
+        reading = threading.Thread(target=listen)
         reading.start()
         patch.setattr(lastwords, "_BEGIN", 0.01)
         patch.setattr(Engine, "stream", late)
