@@ -82,6 +82,8 @@ def settled(target: str, config: K8sConfig) -> K8sConfig:
 
 
 def _context(files: str, config: K8sConfig) -> dict[str, str]:
+    # As a whole first: threads that begin with different parts of a package see half of it.
+    import kubernetes  # type: ignore[import-untyped]  # noqa: F401
     from kubernetes.config.kube_config import KubeConfigMerger  # type: ignore[import-untyped]
 
     read = KubeConfigMerger(files)

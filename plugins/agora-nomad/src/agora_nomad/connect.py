@@ -71,10 +71,13 @@ class Connection:
     Parameters:
         session: what requests go through.
         settings: what it was made from.
+        kind: the `Requester` of python-nomad, imported by whoever makes the connection: threads that import parts of a
+            package at the same time see half of it.
     """
 
     session: requests.Session
     settings: Settings
+    kind: Any
 
     def requester(self, endpoint: str, version: str = "v1") -> Any:
         """Return what sends requests to an endpoint.
@@ -83,10 +86,8 @@ class Connection:
             endpoint: the first part of its path, `job` for example.
             version: what the path begins with.
         """
-        from nomad.api.base import Requester  # type: ignore[import-untyped]
-
         # One of python-nomad's `Nomad` would read variables for itself, where the settings name no region.
-        made = Requester(
+        made = self.kind(
             address=self.settings.address,
             namespace=self.settings.namespace,
             region=self.settings.region,
@@ -173,10 +174,12 @@ def connect(target: str, config: NomadConfig) -> Connection:
     Raises:
         ConfigError: the settings cannot be used.
     """
+    from nomad.api.base import Requester  # type: ignore[import-untyped]
+
     settings = read_settings(target, config, os.environ)
     if settings.verify is False:
         logger.warning("target %r (nomad): certificates are not verified", target)
-    return Connection(_session(settings), settings)
+    return Connection(_session(settings), settings, Requester)
 
 
 def _session(settings: Settings) -> requests.Session:
