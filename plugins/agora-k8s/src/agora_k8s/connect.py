@@ -133,7 +133,7 @@ def connect(target: str, config: K8sConfig) -> Connection:
     Raises:
         ConfigError: there is no usable kubeconfig and no service account.
     """
-    from kubernetes import client  # type: ignore[import-untyped]
+    from kubernetes import client
     from kubernetes import config as loader
 
     config = settled(target, config)
