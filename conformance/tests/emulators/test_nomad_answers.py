@@ -253,6 +253,16 @@ def test_lost_node_and_a_second_copy(alone: Api) -> None:
     until(lambda: len(alone.call("GET", f"/v1/job/{id}/allocations")[1]) == 2)
 
 
+def test_what_an_agent_had_not_begun_with_runs_once_it_is_back() -> None:
+    with NomadEmulator(timing=Timing(observe=1.0)) as emulator:
+        api = Api(emulator)
+        id = api.register("sleep 600")
+        until(lambda: api.call("GET", f"/v1/job/{id}/allocations")[1])
+        emulator.node_away()  # before the agent has looked at it for a second
+        emulator.node_back()
+        until(lambda: api.alloc(id)["ClientStatus"] == "running")
+
+
 def test_unknown_allocation_is_running_again(alone: Api) -> None:
     block = {"LostAfter": 3600 * NANO, "Replace": False, "Reconcile": "keep_original"}
     id = alone.run(group={"Disconnect": block}, KillTimeout=30 * NANO)

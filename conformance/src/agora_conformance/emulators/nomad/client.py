@@ -66,6 +66,8 @@ class Client:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._runners.clear()
+        # What it was told and did not begin with is news again.
+        self._seen.clear()
         self.expect()
 
     def expect(self) -> None:
