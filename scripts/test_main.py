@@ -28,8 +28,8 @@ REPORTS = ROOT / "reports"
 #: Most of what tests do is waiting: twice as many as there are cores.
 JOBS = 2 * (os.cpu_count() or 2)
 STAGE_SECONDS = 1800  # one stage that takes longer hangs, on a slow and busy machine too
-#: The order of the suites: those of Docker and Fargate keep the machine busy, and are beside others that mostly wait.
-ORDER = ("nomad", "k8s", "docker", "fargate", "local")
+#: The order of the suites: Docker's and Fargate's keep the machine busy, and begin beside one that waits by then.
+ORDER = ("docker", "local", "fargate", "nomad", "k8s")
 OWN_STAGE = {"wheels": "tests/test_wheels.py", "readme": "tests/test_readme.py"}
 
 
@@ -100,7 +100,7 @@ def all_stages(jobs: int, reachable: Iterable[str]) -> list[Stage]:
             ),
             tuple(suites.values()),
             needs_backends=True,
-            at_once=3,
+            at_once=2,
         ),
         pytest_stage(
             *("mutants", "the suite can fail: each planted fault fails what is pinned to it", "-m", "mutants"),
