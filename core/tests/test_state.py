@@ -799,12 +799,13 @@ def test_several_supervisors_count_the_same_time_away_once() -> None:
 def test_a_node_that_is_away_behind_an_api_that_answers_counts_too() -> None:
     entry, _ = told(new_entry(), *RUNNING)
     away = Observation(phase=Phase.RUNNING, reachable=False, reason="node_away")
+    entry, _ = told(entry, facts.LookFailed(Failure(type="unreachable", message="connection refused"), 0.0))
     for second in range(11):
         entry, _ = told(entry, facts.Seen(away, 0.0 if second == 0 else 1.0), now=START + timedelta(seconds=second))
     assert (entry.state, entry.reachable, entry.reason) == (State.RUNNING, False, "node_away")
     assert entry.away_seconds == pytest.approx(10.0, abs=0.01)
     entry, _ = told(entry, facts.Seen(Observation(phase=Phase.RUNNING)), now=START + timedelta(seconds=12))
-    assert (entry.away_seconds, entry.reachable) == (0.0, True)
+    assert (entry.away_seconds, entry.reachable, entry.reason) == (0.0, True, None)
 
 
 def test_what_was_seen_or_is_being_sent_is_never_sent_again() -> None:

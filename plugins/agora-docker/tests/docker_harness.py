@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -221,6 +222,13 @@ def processes(id: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def kill(*ids: str) -> None:
+    """Kill the processes of dispatches that no engine knows any more."""
+    for pid in (pid for id in ids for pid in processes(id)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def listens(*ids: str) -> bool:

@@ -126,6 +126,7 @@ class PrivateEngine(Program):
         self._bridge = f"agora{self._port}"
         # The sockets below must not have names of more than 104 bytes.
         self._run = Path(tempfile.mkdtemp(prefix="agora-engine-"))
+        self._containerd = self._run / "run/containerd/containerd.pid"
 
     @property
     def url(self) -> str:
@@ -157,10 +158,13 @@ class PrivateEngine(Program):
     def end(self, number: int = signal.SIGTERM) -> None:
         """End it, and wait for the end of its containerd, which the next one would take for its own."""
         super().end(number)
-        file = self._run / "run/containerd/containerd.pid"
-        if file.exists():
-            eventually(lambda: not _lives(file.read_text().strip()))
-            file.unlink()
+        if self._containerd.exists():
+            eventually(lambda: not _lives(self._containerd.read_text().strip()))
+            self._containerd.unlink()
+
+    def end_containerd(self) -> None:
+        """Kill its containerd, which it starts again by itself."""
+        os.kill(int(self._containerd.read_text()), signal.SIGKILL)
 
     def _answers(self) -> bool:
         if self._tls is not None:

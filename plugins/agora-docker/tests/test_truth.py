@@ -15,10 +15,10 @@ import pytest
 from agora.errors import InvalidRequest, ProviderError
 from agora.model.ids import new_dispatch_id
 from agora.model.observation import EndedBy, Handle, Phase, ReceiptKind
-from agora_docker import body, looking
+from agora_docker import body
 from agora_docker.config import DockerConfig
 from agora_docker.engine import Engine, EngineError
-from agora_docker.story import Happened, Stories, Story
+from agora_docker.story import Happened, Stories, Story, removal
 from agora_docker.testing import images
 from docker_harness import GRACEFUL, SLEEP, STUBBORN, Docker, eventually, fill_the_ring, processes
 
@@ -344,9 +344,9 @@ def test_what_is_not_in_the_events_is_not_known() -> None:
 def test_a_removal_that_nothing_explains_is_no_success() -> None:
     done = Happened(9 * SECOND, "die", exit_code=0)
     destroyed = Happened(10 * SECOND, "destroy")
-    assert looking._removal(Story([done, destroyed]), done) is EndedBy.EXTERNAL, "its start is forgotten, and more"
-    assert looking._removal(Story([START, done, destroyed]), done) is None
-    assert looking._removal(Story([START, _kill(9, 9), done, destroyed]), done) is EndedBy.EXTERNAL
+    assert removal(Story([done, destroyed]), done) is EndedBy.EXTERNAL, "its start is forgotten, and more"
+    assert removal(Story([START, done, destroyed]), done) is None
+    assert removal(Story([START, _kill(9, 9), done, destroyed]), done) is EndedBy.EXTERNAL
 
 
 def test_a_code_of_137_alone_proves_no_force() -> None:

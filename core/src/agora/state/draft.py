@@ -112,7 +112,7 @@ def back(draft: Draft) -> None:
     """The target answered: take back what said that it did not."""
     entry = draft.entry
     if entry.reachable is not True or entry.away_at is not None:
-        reason = None if entry.reason in AWAY_REASONS else entry.reason
+        reason = None if entry.reachable is False or entry.reason in AWAY_REASONS else entry.reason
         draft.set(reachable=True, away_seconds=0.0, away_at=None, reason=reason)
     if entry.reachable is False:
         # What it said meanwhile may take a while to arrive.

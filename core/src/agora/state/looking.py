@@ -82,8 +82,7 @@ def note_once(draft: Draft, kind: str, **data: Any) -> None:
 
 
 def _look_failed_item(draft: Draft, fact: facts.Seen) -> bool:
-    if draft.entry.reachable is not False:
-        draft.set(reachable=False, reason=fact.observation.reason or "unreachable")
+    draft.set(reachable=False, reason=fact.observation.reason or "unreachable")
     _count_away(draft, fact.seconds)
     return False
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import requests
 from agora.errors import ProviderError
-from agora.model.observation import SECOND_COPY, EndedBy, Handle, Observation, Phase
+from agora.model.observation import SECOND_COPY, Handle, Observation, Phase
 
-from agora_docker import marks, times
+from agora_docker import interrupted, marks, times
 from agora_docker.engine import Engine, EngineError
 from agora_docker.notes import KeptEnd, Notes
-from agora_docker.story import Happened, Stories, Story
+from agora_docker.story import Happened, Stories, Story, removal, told
 from agora_docker.streams import Reader, frames, json_lines
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ class Looker:
         started = times.parse(state.get("StartedAt"))
         native = {"container": inspected["Id"]}
         if state["Status"] == "created":
+            if interrupted.is_interrupted(self._engine, inspected):
+                return interrupted.observation(inspected["Id"])
             return Observation(phase=Phase.PENDING, native=native)
         if state["Running"] or state["Status"] not in (*ENDED, "removing"):
             if (ended := times.parse(state.get("FinishedAt"))) is not None:
@@ -161,7 +163,7 @@ class Looker:
                 story = self.story(container)
             seen = Observation(phase=Phase.ENDED, ended_at=ended, native={"container": container})
             if story.died is not None:
-                seen = _told(container, story, story.died, inspected["Config"].get("StopTimeout") or 10)
+                seen = told(container, story, story.died, inspected["Config"].get("StopTimeout") or 10)
             try:
                 self._notes.keep_end(id, KeptEnd(container=container, spec=known.get(marks.SPEC, ""), seen=seen))
             except OSError as error:
@@ -262,7 +264,7 @@ class Looker:
             return None
         oom = last.first("oom") is not None
         reason = "oom_killed" if oom and died.exit_code != 0 else None
-        seen = _told(container, last, died)
+        seen = told(container, last, died)
         return seen.model_copy(update={"oom": oom, "reason": reason, "started_at": self._started.get(container)})
 
     def end(self, container: str, reader: Reader[dict[str, Any]] | None, at: int) -> Observation | None:
@@ -307,8 +309,8 @@ class Looker:
         died = story.died
         if died is None:
             return Observation(phase=Phase.ABSENT)
-        seen = _told(container, story, died)
-        ended_by = seen.ended_by or _removal(story, died)
+        seen = told(container, story, died)
+        ended_by = seen.ended_by or removal(story, died)
         return seen.model_copy(update={"reason": "removed", "ended_by": ended_by})
 
     def observe(self, handles: Sequence[Handle]) -> list[Observation]:
@@ -362,26 +364,6 @@ def _up_to_the_end(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         yield event
         if event["Action"] == "die":
             return
-
-
-def _told(container: str, story: Story, died: Happened, stop_timeout: float = 0) -> Observation:
-    forced, evidence = story.forced(died.exit_code)
-    return Observation(
-        phase=Phase.ENDED,
-        exit_code=died.exit_code,
-        ended_at=times.moment(died.at),
-        stop_reached=story.stop_reached,
-        forced=forced,
-        evidence=evidence,
-        ended_by=story.ended_by(died.exit_code, stop_timeout),
-        native={"container": container},
-    )
-
-
-def _removal(story: Story, died: Happened) -> EndedBy | None:
-    """Attribute an end to whoever removed the container, unless it is proven that it came by itself before."""
-    unproven = story.stop_reached is not False and story.first("destroy") is not None
-    return EndedBy.EXTERNAL if died.exit_code == 0 and unproven else None
 
 
 def handle_of(id: str, backend: str, container: str, foreign: str | None = None) -> Handle:

@@ -14,7 +14,7 @@ from agora.model.observation import Handle, LogChunk, Observation, Owned, Phase,
 from agora.model.spec import Spec
 from agora.provider import Installation
 
-from agora_docker import body, marks
+from agora_docker import body, interrupted, marks
 from agora_docker.config import DockerConfig
 from agora_docker.copies import Copies
 from agora_docker.endpoint import resolve
@@ -155,6 +155,8 @@ class DockerProvider:
         if found is not None:
             if not is_marked(found, handle.id, str(handle.data.get("installation", self._installation))):
                 raise ProviderError(f"{handle.id}: container {container[:12]} is not ours", retryable=False)
+            if interrupted.is_interrupted(self._engine, found):
+                raise ProviderError(f"{handle.id}: {interrupted.words(container)}", sent=False, retryable=False)
             if found["State"]["Running"]:
                 self._copies.observe([handle])
             # Without force the engine refuses to remove one that runs.

@@ -14,7 +14,7 @@ from agora.hookspecs import Check
 from agora.model.observation import Handle, Phase
 from agora.model.spec import Spec
 
-from agora_docker import body, image, marks
+from agora_docker import body, image, interrupted, marks
 from agora_docker.config import DockerConfig, DockerOptions
 from agora_docker.engine import Engine, EngineError
 from agora_docker.looking import Looker, handle_of, is_marked
@@ -140,7 +140,7 @@ class Starter:
         """Return the container that has the name, once it was started; None while it is to be tried again.
 
         Nobody starts a container that somebody else created: it may have run and ended between two looks, and
-        would run twice. It is waited for, and one that nobody starts is removed.
+        would run twice. It is waited for, and one that nobody starts is removed, unless it may run all the same.
         """
         found = self._looker.inspect(marks.name_of(id, self._installation))
         if found is None:
@@ -151,9 +151,8 @@ class Starter:
         self._check_digest(id, spec, found["Config"]["Labels"])
         if found["State"]["Status"] != "created":
             return container
-        if time.monotonic() - others.setdefault(container, time.monotonic()) > _LEFT_BEHIND:
-            self.remove_unstarted(container)
-        return None
+        waited = time.monotonic() - others.setdefault(container, time.monotonic())
+        return container if waited > _LEFT_BEHIND and not self.remove_unstarted(container) else None
 
     def _elsewhere(self, id: str, spec: Spec) -> str | None:
         """Return the started container of a dispatch that was sent before, also one that was renamed since.
@@ -185,6 +184,8 @@ class Starter:
                 return False
             if found["State"]["Status"] != "created":
                 return True
+            if interrupted.is_interrupted(self._engine, found):
+                raise Unreachable(f"{interrupted.words(container)}: {error}") from error
             self.remove_unstarted(container)
             raise start_refusal(error) from error
         except Unreachable:
@@ -226,8 +227,11 @@ class Starter:
         """Remove a container that was never started.
 
         Returns:
-            whether it is gone and never ran; without force the engine refuses to remove one that runs.
+            whether it is gone and never ran; without force the engine refuses to remove one that it knows to run.
         """
+        found = self._looker.inspect(container)
+        if found is not None and interrupted.is_interrupted(self._engine, found):
+            return False
         since = self._engine.facts().earliest() - 60
         response = self._engine.request("DELETE", f"/containers/{container}", params={"v": "1"}, accept=(404, 409))
         if response.status_code == 409:

@@ -10,7 +10,7 @@ from functools import partial
 from agora.errors import ProviderError, Unreachable
 from agora.model.observation import SECOND_COPY, Handle, Observation, Phase, ReceiptKind, StopReceipt
 
-from agora_docker import marks
+from agora_docker import interrupted, marks
 from agora_docker.engine import Engine, EngineError, NoAnswer
 from agora_docker.lastwords import LastWords
 from agora_docker.looking import Looker
@@ -231,6 +231,8 @@ class Stopper:
         if found is None:
             return self._gone(handle)
         seen = self._looker.seen(found)
+        if seen.reason == interrupted.REASON:
+            raise Unreachable(f"{handle.id}: {seen.message}", sent=False)
         if seen.phase is Phase.ENDED:
             return StopReceipt(kind=ReceiptKind.ALREADY_EXITED, observation=seen)
         if seen.reason == SECOND_COPY:

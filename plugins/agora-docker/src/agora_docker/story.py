@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agora.model.observation import EndedBy
+from agora.model.observation import EndedBy, Observation, Phase
+
+from agora_docker import times
 
 TERM = 15
 KILL = 9
@@ -146,3 +148,31 @@ class Stories:
         """Drop a container that is no more."""
         with self._lock:
             self._events.pop(container, None)
+
+
+def told(container: str, story: Story, died: Happened, stop_timeout: float = 0) -> Observation:
+    """Return the end of a container as its events tell it.
+
+    Parameters:
+        container: which.
+        story: its events.
+        died: its end among them.
+        stop_timeout: seconds of grace that a plain stop gives it.
+    """
+    forced, evidence = story.forced(died.exit_code)
+    return Observation(
+        phase=Phase.ENDED,
+        exit_code=died.exit_code,
+        ended_at=times.moment(died.at),
+        stop_reached=story.stop_reached,
+        forced=forced,
+        evidence=evidence,
+        ended_by=story.ended_by(died.exit_code, stop_timeout),
+        native={"container": container},
+    )
+
+
+def removal(story: Story, died: Happened) -> EndedBy | None:
+    """Attribute an end to whoever removed the container, unless it is proven that it came by itself before."""
+    unproven = story.stop_reached is not False and story.first("destroy") is not None
+    return EndedBy.EXTERNAL if died.exit_code == 0 and unproven else None
