@@ -1,4 +1,4 @@
-"""The requirements that each mutant fails: exactly these, as a test proves by running them all."""
+"""The requirements that each mutant fails: exactly these, as `agora-conformance mutants` proves."""
 
 PINNED: dict[str, tuple[str, ...]] = {
     "always-says-forced": ("STOP-05", "STOP-06", "STOP-09"),

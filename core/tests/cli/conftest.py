@@ -1,4 +1,8 @@
-"""The command line as a user has it: a process of its own, with a state directory of its own."""
+"""The command line as a user has it: a process of its own, with a state directory of its own.
+
+Those that are run to their end are forked from one that has imported everything; those that are started, and those
+with an environment that Python itself reads, are new.
+"""
 
 import json
 import os
@@ -16,7 +20,13 @@ from typing import Any
 import pytest
 from agora.model.record import Record, State
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
+from forked import Server
+
 PATIENCE = 50
+#: Variables that a new interpreter reads as it begins.
+OF_PYTHON = ("PYTHON", "LANG", "LC_")
 
 
 @dataclass
@@ -45,6 +55,7 @@ class Cli:
 
     home: Path
     directory: Path
+    server: Server
     env: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -54,9 +65,12 @@ class Cli:
 
     def __call__(self, *args: str, stdin: str | None = None, **env: str) -> Done:
         """Run a command to its end."""
+        environment = self.environment(env)
+        if not any(name.startswith(OF_PYTHON) for name in (*self.env, *env)):
+            return Done(*self.server.run(args, stdin or "", self.directory, environment, PATIENCE))
         done = subprocess.run(
             [sys.executable, "-m", "agora", *args], input=stdin, capture_output=True, text=True, timeout=PATIENCE,
-            check=False, cwd=self.directory, env=self.environment(env),
+            check=False, cwd=self.directory, env=environment,
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
 
@@ -85,10 +99,18 @@ class Cli:
         return done.object
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Give what forks commands."""
+    forking = Server()
+    yield forking
+    forking.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
+def cli(tmp_path: Path, server: Server) -> Iterator[Cli]:
     """Give a command line with a state directory of its own; what it started is ended afterwards."""
-    runner = Cli(Path(os.environ["AGORA_HOME"]), tmp_path)
+    runner = Cli(Path(os.environ["AGORA_HOME"]), tmp_path, server)
     yield runner
     for process in runner.started:
         if process.poll() is None:
