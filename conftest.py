@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import backends  # from scripts/, by the pythonpath setting
@@ -25,6 +27,15 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGORA_HOME", str(tmp_path / "agora-home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg-config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+
+
+@pytest.fixture
+def nowhere() -> Iterator[socket.socket]:
+    """An address of this machine that nobody listens at, until the test does."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        kept.settimeout(50)
+        yield kept
 
 
 def pytest_configure(config: pytest.Config) -> None:

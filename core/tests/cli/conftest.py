@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from agora.model.record import Record, State
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+sys.path.insert(0, str(Path(__file__).parent / "process"))
 
 from forked import Server
 

@@ -18,6 +18,7 @@ from agora.model.observation import Phase
 from agora.model.record import State
 from agora_docker import starting
 from agora_docker.interrupted import REASON
+from agora_docker.testing import images
 from docker_harness import Docker, eventually, kill, never, processes, settings
 from engines import PrivateEngine
 
@@ -89,16 +90,19 @@ def is_told_as_it_is(docker: Docker, case: Case, id: str) -> None:
     assert case.ran() == 1
 
 
-@pytest.mark.parametrize("driver", ["json-file", "local"])
+@pytest.mark.parametrize("other", [False, True], ids=["json-file", "local, with /sbin in /usr"])
 def test_the_engine_dies_while_it_starts_a_container(
-    tmp_path: Path, left: list[str], monkeypatch: pytest.MonkeyPatch, driver: str
+    tmp_path: Path, left: list[str], monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
     monkeypatch.setattr(starting, "_LEFT_BEHIND", 0.2)
-    case, id = Case(tmp_path, f"--log-driver={driver}"), new_dispatch_id()
+    case, id = Case(tmp_path, *(["--log-driver=local"] if other else [])), new_dispatch_id()
     left.append(id)
     with case.private as private:
         docker = Docker(tmp_path, host=private.url)
         try:
+            if other:
+                usr = "RUN mkdir -p /usr/sbin && ln -s usr/sbin /sbin"
+                case.fields["image"] = images.derive(docker.outside, "agora-test/merged:1", usr)
             assert isinstance(case.start(docker, id, lambda: private.end(signal.SIGKILL)), Unreachable)
             private.begin()
             is_told_as_it_is(docker, case, id)

@@ -77,15 +77,6 @@ def agora(tmp_path: Path, emulator: EcsEmulator) -> Iterator[CommandLine]:
     eventually(lambda: not emulator.processes())
 
 
-@pytest.fixture
-def nowhere() -> Iterator[socket.socket]:
-    """An address at which nobody listens."""
-    with socket.socket() as kept:
-        kept.bind(("127.0.0.1", 0))
-        kept.settimeout(50)
-        yield kept
-
-
 def url(address: socket.socket) -> str:
     """Return the URL of an address."""
     return f"http://127.0.0.1:{address.getsockname()[1]}"

@@ -16,7 +16,8 @@ from agora_docker.engine import Engine
 
 #: The reason of an observation.
 REASON = "start_interrupted"
-#: The mount point that the runtime makes in the container's own layer before it starts the process.
+#: The mount point that the runtime makes in the container's own layer before it starts the process: in /sbin, or in
+#: /usr/sbin where the image has the one for the other.
 _INIT = "/sbin/docker-init"
 #: What an engine says that lost its containerd on the way, or that finds the process there already (gRPC's codes).
 _UNDECIDED = re.compile(
@@ -41,7 +42,7 @@ def is_interrupted(engine: Engine, inspected: Mapping[str, Any]) -> bool:
     if inspected["LogPath"]:
         return True
     changes = engine.request("GET", f"/containers/{inspected['Id']}/changes", accept=(404,))
-    return changes.status_code == 200 and any(change["Path"] == _INIT for change in changes.json() or ())
+    return changes.status_code == 200 and any(change["Path"].endswith(_INIT) for change in changes.json() or ())
 
 
 def words(container: str) -> str:
